@@ -1,0 +1,269 @@
+// The CPU executor: programs whose calls are kernel objects made once, run in order on an own thread pool with all memory in one
+// shared arena. A run resolves every operand to an address (one load per operand: some 2 us for a training step of Xception) and
+// then does nothing but call kernels.
+#include <algorithm>
+#include <chrono>
+#include <mutex>
+#include <set>
+#include <thread>
+
+#if defined(__linux__)
+#include <sched.h>
+#endif
+
+#include "allocator.h"
+#include "float_mode.h"
+#include "kernel.h"
+#include "simd/table.h"
+
+namespace sepconv::cpu {
+
+namespace {
+
+int availableThreads() {
+#if defined(__linux__)
+  cpu_set_t set;
+  if (!sched_getaffinity(0, sizeof set, &set)) return std::max(1, CPU_COUNT(&set));
+#endif
+  return std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+}
+
+// Puts an executor's instruction set in force on the calling thread.
+class SimdScope {
+ public:
+  explicit SimdScope(const SimdTable& table) : before_(&simd()) { selectSimd(&table); }
+  ~SimdScope() { selectSimd(before_); }
+  SimdScope(const SimdScope&) = delete;
+  SimdScope& operator=(const SimdScope&) = delete;
+
+ private:
+  const SimdTable* const before_;
+};
+
+std::string nameOf(const CallDescription& call) { return call.scope.empty() ? "'" + call.kernel + "'" : "'" + call.kernel + "' of " + call.scope; }
+
+// Errors of a kernel name the call that they belong to.
+template <class Body>
+auto inCall(const CallDescription& call, const Body& body) {
+  try {
+    return body();
+  } catch (const Error& error) {
+    throw Error(error.code, nameOf(call) + ": " + error.what());
+  } catch (const std::bad_alloc&) {
+    throw Error("ERR_MEMORY", nameOf(call) + ": out of memory");
+  } catch (const std::exception& error) {
+    throw Error("ERR_INTERNAL", nameOf(call) + ": " + error.what());
+  }
+}
+
+std::unique_ptr<Kernel> makeKernel(const CallDescription& call) {
+  return inCall(call, [&] {
+    auto found = kernels().find(call.kernel);
+    if (found == kernels().end()) throw Error("ERR_FORMAT", "the cpu executor has no such kernel");
+    return found->second(call);
+  });
+}
+
+class CpuExecutor final : public Executor {
+ public:
+  CpuExecutor(const SimdTable& table, int threads)
+      : table_(table),
+        allocator_(std::make_shared<CachingAllocator>(std::min(physicalMemory() / 8, size_t{1} << 30))),
+        pool_(std::make_unique<ThreadPool>(threads)) {}
+
+  ExecutorInfo info() const override {
+    ExecutorInfo info = executorInfo();
+    info.properties["isa"] = std::string(table_.name);
+    info.properties["panel"] = static_cast<double>(table_.gemm.panel);
+    info.properties["threads"] = static_cast<double>(pool_->threads());
+    return info;
+  }
+
+  bool hostMemory() const override { return true; }
+  std::shared_ptr<Allocation> allocate(size_t bytes) override { return allocator_->allocate(bytes); }
+  void copyIn(Allocation& memory, size_t offset, const void* host, size_t bytes) override { std::copy_n(static_cast<const char*>(host), bytes, memory.data() + offset); }
+  void copyOut(const Allocation& memory, size_t offset, void* host, size_t bytes) override { std::copy_n(memory.data() + offset, bytes, static_cast<char*>(host)); }
+
+  size_t workspaceBytes(const CallDescription& call) override {
+    const SimdScope scope(table_);
+    return makeKernel(call)->workspaceBytes();
+  }
+
+  std::unique_ptr<LoadedProgram> load(ProgramDescription description) override;
+
+  MemoryReport memory() const override {
+    MemoryReport report;
+    report.allocated = allocator_->allocated();
+    report.peak = allocator_->peak();
+    std::lock_guard<std::mutex> lock(mutex_);
+    report.arena = arena_ ? arena_->bytes() : 0;
+    return report;
+  }
+
+  void setThreads(int threads) override { pool_ = std::make_unique<ThreadPool>(threads); }
+
+  const SimdTable& table() const { return table_; }
+  ThreadPool& pool() { return *pool_; }
+
+  // The arena is one block, as large as the largest loaded program needs; a run keeps the block that it started with.
+  void reserveArena(size_t bytes) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    growArena(bytes);
+    arenaSizes_.insert(bytes);
+  }
+  void giveBackArena(size_t bytes) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    arenaSizes_.erase(arenaSizes_.find(bytes));
+    const size_t largest = arenaSizes_.empty() ? 0 : *arenaSizes_.rbegin();
+    if (arena_ && arena_->bytes() > largest) arena_.reset();
+  }
+  std::shared_ptr<Allocation> arena() {
+    std::lock_guard<std::mutex> lock(mutex_);
+    growArena(arenaSizes_.empty() ? 0 : *arenaSizes_.rbegin());
+    return arena_;
+  }
+
+ private:
+  void growArena(size_t bytes) {
+    if (!bytes || (arena_ && arena_->bytes() >= bytes)) return;
+    arena_.reset();  // before the larger one is asked for: the two need not exist side by side
+    arena_ = allocator_->allocate(bytes);
+  }
+
+  const SimdTable& table_;
+  const std::shared_ptr<CachingAllocator> allocator_;
+  std::unique_ptr<ThreadPool> pool_;
+  mutable std::mutex mutex_;
+  std::shared_ptr<Allocation> arena_;
+  std::multiset<size_t> arenaSizes_;  // of the loaded programs
+};
+
+class CpuProgram final : public LoadedProgram {
+ public:
+  CpuProgram(CpuExecutor& executor, ProgramDescription description) : LoadedProgram(std::move(description)), executor_(executor) {
+    checkProgram(description_);
+    const SimdScope scope(executor.table());
+    for (const ProgramCall& call : description_.calls) {
+      kernels_.push_back(makeKernel(call));
+      if (kernels_.back()->workspaceBytes() > call.workspaceBytes)
+        throw Error("ERR_FORMAT", nameOf(call) + " needs " + std::to_string(kernels_.back()->workspaceBytes()) + " bytes of workspace, the program gives it " +
+                                      std::to_string(call.workspaceBytes) + ": it was planned for another instruction set or version");
+      for (int32_t buffer : call.inputBuffers) operands_.push_back(stored(buffer));
+      for (int32_t buffer : call.outputBuffers) operands_.push_back(stored(buffer));
+    }
+    operandPointers_.resize(operands_.size());
+    addresses_.resize(description_.buffers.size());
+    for (size_t i = 0; i < description_.buffers.size(); ++i) {
+      BufferDescription& buffer = description_.buffers[i];
+      if (buffer.place != Place::constant || buffer.view >= 0) continue;
+      constants_.push_back(executor.allocate(buffer.bytes));
+      std::copy(buffer.data.begin(), buffer.data.end(), constants_.back()->data());
+      addresses_[i] = constants_.back()->data();
+      std::vector<uint8_t>().swap(buffer.data);
+    }
+    executor.reserveArena(description_.arenaBytes);
+  }
+
+  ~CpuProgram() override { executor_.giveBackArena(description_.arenaBytes); }
+
+  bool execute(const Run& run) override {
+    return runCalls(run, [](size_t) {});
+  }
+
+  std::vector<double> profile(const Run& run) override {
+    using Clock = std::chrono::steady_clock;
+    std::vector<double> nanoseconds(kernels_.size());
+    Clock::time_point last;
+    size_t previous = 0;
+    const auto note = [&](size_t next) {
+      const Clock::time_point now = Clock::now();
+      if (next) nanoseconds[previous] = std::chrono::duration<double, std::nano>(now - last).count();
+      previous = next;
+      last = now;
+    };
+    runCalls(run, note);
+    return nanoseconds;
+  }
+
+ private:
+  // `before` is told of every call before it starts, and of the end.
+  template <class Before>
+  bool runCalls(const Run& run, const Before& before) {
+    const std::shared_ptr<Allocation> arena = description_.arenaBytes ? executor_.arena() : nullptr;
+    resolve(run, arena ? arena->data() : nullptr);
+    const SimdScope scope(executor_.table());
+    const FlushDenormals flush;
+    size_t operand = 0;
+    for (size_t i = 0; i < kernels_.size(); ++i) {
+      const ProgramCall& call = description_.calls[i];
+      if (i <= description_.updateStart && run.aborted.load(std::memory_order_relaxed)) return false;
+      before(i);
+      void** inputs = operandPointers_.data() + operand;
+      void** outputs = inputs + call.inputBuffers.size();
+      operand += call.inputBuffers.size() + call.outputBuffers.size();
+      const Arguments arguments{inputs, outputs, arena ? arena->data() + call.workspaceOffset : nullptr, executor_.pool()};
+      inCall(call, [&] { kernels_[i]->run(arguments); });
+    }
+    before(kernels_.size());
+    return true;
+  }
+
+  // The buffer that holds the bytes of a buffer.
+  int32_t stored(int32_t buffer) const {
+    if (buffer < 0) return -1;
+    const int32_t view = description_.buffers[static_cast<size_t>(buffer)].view;
+    return view < 0 ? buffer : view;
+  }
+
+  void resolve(const Run& run, char* arena) {
+    for (size_t i = 0; i < addresses_.size(); ++i) {
+      const BufferDescription& buffer = description_.buffers[i];
+      if (buffer.place == Place::arena)
+        addresses_[i] = arena + buffer.offset;
+      else if (buffer.view < 0 && (buffer.place == Place::state || buffer.place == Place::prepared))
+        addresses_[i] = (*run.states)[i].address();
+    }
+    for (size_t i = 0; i < run.inputs.size(); ++i) addresses_[static_cast<size_t>(description_.inputs[i])] = run.inputs[i].address();
+    for (size_t i = 0; i < run.outputs.size(); ++i) addresses_[static_cast<size_t>(description_.outputs[i])] = run.outputs[i].address();
+    for (size_t i = 0; i < operands_.size(); ++i) operandPointers_[i] = operands_[i] < 0 ? nullptr : addresses_[static_cast<size_t>(operands_[i])];
+  }
+
+  CpuExecutor& executor_;
+  std::vector<std::unique_ptr<Kernel>> kernels_;
+  std::vector<int32_t> operands_;  // of all calls in order: inputs, then outputs, as buffer indices
+  std::vector<void*> operandPointers_;
+  std::vector<char*> addresses_;  // by buffer
+  std::vector<std::shared_ptr<Allocation>> constants_;
+};
+
+std::unique_ptr<LoadedProgram> CpuExecutor::load(ProgramDescription description) { return std::make_unique<CpuProgram>(*this, std::move(description)); }
+
+}  // namespace
+
+ExecutorInfo executorInfo() {
+  ExecutorInfo info;
+  info.name = "cpu";
+  info.available = true;
+  int count = 0;
+  const char* const* names = availableSimd(&count);
+  info.properties["isa"] = std::string(simd().name);
+  info.properties["isas"] = std::vector<std::string>(names, names + count);
+  info.properties["threads"] = static_cast<double>(availableThreads());
+  info.properties["panel"] = static_cast<double>(simd().gemm.panel);
+  info.properties["dtypes"] = std::vector<std::string>{"float32"};
+  return info;
+}
+
+std::unique_ptr<Executor> openExecutor(const ExecutorOptions& options) {
+  const SimdTable* table = options.isa.empty() ? &simd() : findSimd(options.isa.c_str());
+  if (!table) {
+    int count = 0;
+    const char* const* names = availableSimd(&count);
+    std::string known;
+    for (int i = 0; i < count; ++i) known += (i ? ", " : "") + std::string(names[i]);
+    throw Error("ERR_DEVICE", "isa '" + options.isa + "' is not available on this processor: there is " + known);
+  }
+  return std::make_unique<CpuExecutor>(*table, options.threads > 0 ? options.threads : availableThreads());
+}
+
+}  // namespace sepconv::cpu

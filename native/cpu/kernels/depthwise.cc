@@ -1,0 +1,248 @@
+// depthwiseConv2d and its gradients over the row primitives of simd/depthwise.h. A task is one output row of one picture (the input
+// gradient: one input row). The input gradient is a convolution of the gradient with the rotated filter; with strides, input rows and
+// columns fall into residue classes, each a stride-1 convolution with every stride-th tap. The filter gradient adds blocks of
+// rows, cut by shape, into partial sums that are combined in order.
+#include <algorithm>
+#include <numeric>
+
+#include "../simd/table.h"
+#include "geometry.h"
+
+namespace sepconv::cpu {
+namespace {
+
+struct Shape {
+  Geometry g;
+  int64_t channels, multiplier;
+  int64_t outChannels() const { return channels * multiplier; }
+  int64_t inputFloats() const { return g.batch * g.height * g.width * channels; }
+};
+
+// x[n, h, w, c], y[n, oh, ow, c * m], kernel kh x kw.
+Shape shapeOf(const CallDescription& call, const TensorType& x, const TensorType& y, int64_t kh, int64_t kw, int64_t multiplier) {
+  const Geometry g = convolutionGeometry(call, x, y, kh, kw);
+  expectDType(call, "x", x, DType::float32);
+  expectShape(call, "output", y, {g.batch, g.outHeight, g.outWidth, x.dim(3) * multiplier});
+  return {g, x.dim(3), multiplier};
+}
+
+const TensorType& filterOf(const CallDescription& call, int64_t channels) {
+  const TensorType& filter = call.input(1);
+  expectDType(call, "filter", filter, DType::float32);
+  if (filter.rank() != 4) fail(call, "ERR_SHAPE", "filter: expected [kh, kw, c, m], got " + formatType(filter));
+  if (filter.dim(2) != channels) fail(call, "ERR_SHAPE", "filter: expected " + std::to_string(channels) + " channels, got " + formatType(filter));
+  return filter;
+}
+
+void expectVector(const CallDescription& call, size_t input, const char* role, int64_t size) {
+  if (call.has(input)) expectType(call, role, call.input(input), {DType::float32, {size}});
+}
+
+DepthwiseWindow windowOf(const Shape& s) {
+  const Geometry& g = s.g;
+  return {g.height, g.width, g.width * s.channels, s.channels, g.kernelHeight, g.kernelWidth, g.strideHeight, g.strideWidth, g.dilationHeight, g.dilationWidth,
+          g.top, g.left, s.multiplier, g.kernelWidth * s.outChannels(), s.outChannels()};
+}
+
+constexpr int64_t kPrologueRows = 64;  // pixels per task when an input is staged
+
+// The input after an exponential prologue, staged in the workspace; x itself where the row primitives apply the prologue on the way.
+class Staging {
+ public:
+  Staging(const Shape& s, Activation activation) : pixels_(s.inputFloats() / s.channels), channels_(s.channels), needed_(activation == Activation::elu) {}
+  size_t bytes() const { return needed_ ? static_cast<size_t>(pixels_ * channels_) * sizeof(float) : 0; }
+  const float* run(ThreadPool& pool, DepthwiseOperands& operands, const float* x, void* workspace) const {
+    if (!needed_) return x;
+    auto* staged = static_cast<float*>(workspace);
+    forEachChunk(pool, pixels_, kPrologueRows, [&](int64_t begin, int64_t count) {
+      simd().depthwise.prologue(operands, x + begin * channels_, channels_, staged + begin * channels_, channels_, count, channels_);
+    });
+    operands.inputScale = operands.inputShift = nullptr;
+    operands.inputActivation = 0;
+    return staged;
+  }
+
+ private:
+  int64_t pixels_, channels_;
+  bool needed_;
+};
+
+class DepthwiseConv2d : public Kernel {
+ public:
+  explicit DepthwiseConv2d(const CallDescription& call)
+      : shape_(make(call)), inputActivation_(activation(call.attributes, "inputActivation")), activation_(activation(call.attributes, "activation")), staging_(shape_, inputActivation_) {
+    expectVector(call, 2, "inputScale", shape_.channels);
+    expectVector(call, 3, "inputShift", shape_.channels);
+    expectVector(call, 4, "scale", shape_.outChannels());
+    expectVector(call, 5, "shift", shape_.outChannels());
+    if (call.has(6)) expectType(call, "residual", call.input(6), call.outputs[0]);
+  }
+  size_t workspaceBytes() const override { return staging_.bytes(); }
+  void run(const Arguments& a) const override {
+    const Geometry& g = shape_.g;
+    DepthwiseOperands operands{a.input(1), a.input(2), a.input(3), static_cast<int>(inputActivation_), a.input(4), a.input(5), static_cast<int>(activation_), nullptr, nullptr, 0};
+    const float* x = staging_.run(a.pool, operands, a.input(0), a.workspace);
+    const DepthwiseWindow window = windowOf(shape_);
+    const int64_t c = shape_.outChannels();
+    a.pool.run(g.batch * g.outHeight, [&](int64_t task, int) {
+      const int64_t at = task * g.outWidth * c;
+      const float* residual = a.input(6) ? a.input(6) + at : nullptr;
+      simd().depthwise.run(window, operands, {x + task / g.outHeight * g.height * g.width * shape_.channels, a.output() + at, residual, nullptr, c, c, 0, task % g.outHeight, 0, g.outWidth, c});
+    });
+  }
+
+ private:
+  static Shape make(const CallDescription& call) {
+    expectOperands(call, 2, 1);
+    const TensorType& x = call.input(0);
+    expectRank4(call, "x", x);
+    const TensorType& filter = filterOf(call, x.dim(3));
+    return shapeOf(call, x, call.outputs[0], filter.dim(0), filter.dim(1), filter.dim(3));
+  }
+  Shape shape_;
+  Activation inputActivation_, activation_;
+  Staging staging_;
+};
+
+// The taps of one residue class along one axis: input position `residue + stride * q` reads gradient position q - top + t * step for
+// t in [0, taps), where t counts taps of the filter from `last` downwards in steps of `period`.
+struct Phase {
+  int64_t taps = 0, last = 0, period = 1, step = 1, top = 0;
+};
+
+Phase phaseOf(int64_t residue, int64_t before, int64_t kernel, int64_t stride, int64_t dilation) {
+  Phase phase;
+  const int64_t common = std::gcd(stride, dilation);
+  phase.period = stride / common;
+  phase.step = dilation / common;
+  int64_t first = -1;
+  for (int64_t i = 0; i < std::min(phase.period, kernel) && first < 0; ++i)
+    if ((residue + before - i * dilation) % stride == 0) first = i;
+  if (first < 0) return phase;
+  phase.taps = (kernel - 1 - first) / phase.period + 1;
+  phase.last = first + phase.period * (phase.taps - 1);
+  phase.top = -(residue + before - phase.last * dilation) / stride;
+  return phase;
+}
+
+class DepthwiseConv2dInputGradient : public Kernel {
+ public:
+  explicit DepthwiseConv2dInputGradient(const CallDescription& call) : shape_(make(call)), inputActivation_(activation(call.attributes, "inputActivation")) {
+    if (inputActivation_ != Activation::none) {
+      if (!call.has(2)) fail(call, "ERR_SHAPE", "x is missing");
+      expectType(call, "x", call.input(2), call.outputs[0]);
+    }
+    expectVector(call, 3, "inputScale", shape_.channels);
+    expectVector(call, 4, "inputShift", shape_.channels);
+  }
+  void run(const Arguments& a) const override {
+    const Geometry& g = shape_.g;
+    const int64_t c = shape_.channels, m = shape_.multiplier, cm = shape_.outChannels();
+    const float* x = inputActivation_ == Activation::none ? nullptr : a.input(2);
+    DepthwiseOperands gate{};
+    gate.gateScale = a.input(3);
+    gate.gateShift = a.input(4);
+    gate.gateActivation = static_cast<int>(inputActivation_);
+    a.pool.run(g.batch * g.height, [&](int64_t task, int thread) {
+      const int64_t image = task / g.height, row = task % g.height;
+      const float* gradient = a.input(0) + image * g.outHeight * g.outWidth * cm;
+      const Phase vertical = phaseOf(row % g.strideHeight, g.top, g.kernelHeight, g.strideHeight, g.dilationHeight);
+      auto* sums = m > 1 ? static_cast<float*>(a.pool.scratch(thread, static_cast<size_t>(g.width * cm) * sizeof(float))) : nullptr;
+      for (int64_t column = 0; column < std::min(g.strideWidth, g.width); ++column) {
+        const Phase horizontal = phaseOf(column, g.left, g.kernelWidth, g.strideWidth, g.dilationWidth);
+        const int64_t pixels = (g.width - column + g.strideWidth - 1) / g.strideWidth;
+        const int64_t at = (task * g.width + column) * c, distance = g.strideWidth * c;
+        const DepthwiseWindow window{g.outHeight, g.outWidth, g.outWidth * cm, cm, vertical.taps, horizontal.taps, 1, 1, vertical.step, horizontal.step,
+                                     vertical.top, horizontal.top, 1, -vertical.period * g.kernelWidth * cm, -horizontal.period * cm};
+        DepthwiseOperands operands = m == 1 ? gate : DepthwiseOperands{};
+        operands.filter = a.input(1) + (vertical.last * g.kernelWidth + horizontal.last) * cm;
+        const float* gated = x ? x + at : nullptr;
+        float* y = a.output() + at;
+        if (m == 1) {
+          simd().depthwise.run(window, operands, {gradient, y, nullptr, gated, distance, 0, distance, row / g.strideHeight, 0, pixels, cm});
+        } else {
+          simd().depthwise.run(window, operands, {gradient, sums, nullptr, nullptr, cm, 0, 0, row / g.strideHeight, 0, pixels, cm});
+          simd().depthwise.sumMultiplier(gate, sums, cm, y, distance, gated, distance, pixels, c, m);
+        }
+      }
+    });
+  }
+
+ private:
+  static Shape make(const CallDescription& call) {
+    expectOperands(call, 2, 1);
+    const TensorType& x = call.outputs[0];
+    expectRank4(call, "dz", x);
+    const TensorType& filter = filterOf(call, x.dim(3));
+    expectDType(call, "gradient", call.input(0), DType::float32);
+    return shapeOf(call, x, call.input(0), filter.dim(0), filter.dim(1), filter.dim(3));
+  }
+  Shape shape_;
+  Activation inputActivation_;
+};
+
+class DepthwiseConv2dFilterGradient : public Kernel {
+ public:
+  explicit DepthwiseConv2dFilterGradient(const CallDescription& call)
+      : shape_(make(call)), inputActivation_(activation(call.attributes, "inputActivation")), staging_(shape_, inputActivation_) {
+    expectVector(call, 2, "inputScale", shape_.channels);
+    expectVector(call, 3, "inputShift", shape_.channels);
+    const int64_t rows = shape_.g.batch * shape_.g.outHeight;
+    // A block is worth a task when it reads some ten times what its partial sums take.
+    rowsPerBlock_ = std::max<int64_t>(1, std::max((rows + 31) / 32, 10 * shape_.g.kernelHeight * shape_.g.kernelWidth / std::max<int64_t>(shape_.g.outWidth, 1)));
+    blocks_ = (rows + rowsPerBlock_ - 1) / rowsPerBlock_;
+    staged_ = (staging_.bytes() + 63) / 64 * 64;
+  }
+  size_t workspaceBytes() const override { return staged_ + static_cast<size_t>(blocks_ * filterSize()) * sizeof(float); }
+  void run(const Arguments& a) const override {
+    const Geometry& g = shape_.g;
+    const int64_t cm = shape_.outChannels(), size = filterSize();
+    DepthwiseOperands operands{};
+    operands.inputScale = a.input(2);
+    operands.inputShift = a.input(3);
+    operands.inputActivation = static_cast<int>(inputActivation_);
+    const float* x = staging_.run(a.pool, operands, a.input(0), a.workspace);
+    auto* partial = reinterpret_cast<float*>(static_cast<char*>(a.workspace) + staged_);
+    const DepthwiseWindow window = windowOf(shape_);
+    a.pool.run(blocks_, [&](int64_t block, int) {
+      float* sums = partial + block * size;
+      std::fill(sums, sums + size, 0.0f);
+      const int64_t end = std::min((block + 1) * rowsPerBlock_, g.batch * g.outHeight);
+      for (int64_t row = block * rowsPerBlock_; row < end; ++row)
+        simd().depthwise.filterGradient(window, operands, {x + row / g.outHeight * g.height * g.width * shape_.channels, a.input(1) + row * g.outWidth * cm, sums, cm, cm, row % g.outHeight, 0, g.outWidth, cm});
+    });
+    forEachChunk(a.pool, size, 1024, [&](int64_t begin, int64_t count) {
+      for (int64_t i = begin; i < begin + count; ++i) {
+        double sum = 0;
+        for (int64_t block = 0; block < blocks_; ++block) sum += partial[block * size + i];
+        a.output()[i] = static_cast<float>(sum);
+      }
+    });
+  }
+
+ private:
+  static Shape make(const CallDescription& call) {
+    expectOperands(call, 2, 1);
+    const TensorType& filter = call.outputs[0];
+    if (filter.rank() != 4) fail(call, "ERR_SHAPE", "expected a filter [kh, kw, c, m], got " + formatType(filter));
+    expectRank4(call, "x", call.input(0));
+    expectDType(call, "gradient", call.input(1), DType::float32);
+    return shapeOf(call, call.input(0), call.input(1), filter.dim(0), filter.dim(1), filter.dim(3));
+  }
+  int64_t filterSize() const { return shape_.g.kernelHeight * shape_.g.kernelWidth * shape_.outChannels(); }
+  Shape shape_;
+  Activation inputActivation_;
+  Staging staging_;
+  int64_t rowsPerBlock_, blocks_;
+  size_t staged_;
+};
+
+}  // namespace
+
+void registerDepthwiseKernels(Registry& registry) {
+  registry["depthwiseConv2d"] = [](const CallDescription& call) -> std::unique_ptr<Kernel> { return std::make_unique<DepthwiseConv2d>(call); };
+  registry["depthwiseConv2dInputGradient"] = [](const CallDescription& call) -> std::unique_ptr<Kernel> { return std::make_unique<DepthwiseConv2dInputGradient>(call); };
+  registry["depthwiseConv2dFilterGradient"] = [](const CallDescription& call) -> std::unique_ptr<Kernel> { return std::make_unique<DepthwiseConv2dFilterGradient>(call); };
+}
+
+}  // namespace sepconv::cpu

@@ -1,0 +1,173 @@
+// batchNormStatistics, batchNormCoefficients, scaleShift, batchNormGradient over [rows, c]. Rows are cut into blocks of about
+// 64 KB by shape alone; block results are combined in float64 in their order (Chan et al. 1979), so the bits do not depend on
+// the number of threads. All are bound by memory: statistics read x once (its second pass hits the cache), the gradient reads
+// x and dy twice and writes dx once.
+#include <algorithm>
+#include <cmath>
+
+#include "../simd/table.h"
+#include "checks.h"
+
+namespace sepconv::cpu {
+namespace {
+
+constexpr int64_t kBlockFloats = 16384;
+
+struct Blocks {
+  int64_t rows, channels, rowsPerBlock, count;
+  explicit Blocks(const TensorType& x)
+      : rows(x.rows()),
+        channels(x.shape.empty() ? 1 : x.shape.back()),
+        rowsPerBlock(std::clamp<int64_t>(kBlockFloats / channels, 1, 1024)),
+        count((rows + rowsPerBlock - 1) / rowsPerBlock) {}
+  int64_t rowsOf(int64_t block) const { return std::min(rowsPerBlock, rows - block * rowsPerBlock); }
+  int64_t start(int64_t block) const { return block * rowsPerBlock * channels; }
+};
+
+const TensorType& activations(const CallDescription& call, size_t input, const char* role) {
+  if (!call.has(input)) fail(call, "ERR_SHAPE", std::string(role) + " is missing");
+  expectDType(call, role, call.input(input), DType::float32);
+  return call.input(input);
+}
+
+void expectChannels(const CallDescription& call, size_t input, const char* role, int64_t channels) {
+  if (call.has(input)) expectType(call, role, call.input(input), {DType::float32, {channels}});
+}
+
+class BatchNormStatistics : public Kernel {
+ public:
+  explicit BatchNormStatistics(const CallDescription& call) : blocks_(activations(call, 0, "x")) {
+    expectOperands(call, 1, 2);
+  }
+  size_t workspaceBytes() const override { return static_cast<size_t>(2 * blocks_.count * blocks_.channels) * 4; }
+  void run(const Arguments& arguments) const override {
+    const float* x = arguments.input(0);
+    auto* partial = static_cast<float*>(arguments.workspace);
+    const int64_t c = blocks_.channels;
+    arguments.pool.run(blocks_.count, [&](int64_t block, int) {
+      float* mean = partial + 2 * block * c;
+      simd().normalisation.moments(x + blocks_.start(block), blocks_.rowsOf(block), c, mean, mean + c);
+    });
+    forEachChunk(arguments.pool, c, 128, [&](int64_t begin, int64_t count) {
+      for (int64_t j = begin; j < begin + count; ++j) {
+        double mean = 0, m2 = 0, seen = 0;
+        for (int64_t block = 0; block < blocks_.count; ++block) {
+          const double n = static_cast<double>(blocks_.rowsOf(block));
+          const double delta = partial[2 * block * c + j] - mean;
+          mean += delta * n / (seen + n);
+          m2 += partial[(2 * block + 1) * c + j] + delta * delta * seen * n / (seen + n);
+          seen += n;
+        }
+        arguments.output(0)[j] = static_cast<float>(mean);
+        arguments.output(1)[j] = static_cast<float>(m2 / seen);
+      }
+    });
+  }
+
+ private:
+  Blocks blocks_;
+};
+
+class BatchNormCoefficients : public Kernel {
+ public:
+  explicit BatchNormCoefficients(const CallDescription& call) : epsilon_(call.attributes.number("epsilon")) {
+    channels_ = activations(call, 0, "mean").elements();
+    for (size_t i = 1; i < 4; ++i) expectChannels(call, i, "variance, gamma or beta", channels_);
+    expectOperands(call, 2, 2);
+  }
+  void run(const Arguments& arguments) const override {
+    const float *mean = arguments.input(0), *variance = arguments.input(1), *gamma = arguments.input(2), *beta = arguments.input(3);
+    for (int64_t j = 0; j < channels_; ++j) {
+      const double scale = (gamma ? gamma[j] : 1.0) / std::sqrt(variance[j] + epsilon_);
+      arguments.output(0)[j] = static_cast<float>(scale);
+      arguments.output(1)[j] = static_cast<float>((beta ? beta[j] : 0.0) - mean[j] * scale);
+    }
+  }
+
+ private:
+  int64_t channels_;
+  double epsilon_;
+};
+
+class ScaleShift : public Kernel {
+ public:
+  explicit ScaleShift(const CallDescription& call) : blocks_(activations(call, 0, "x")), activation_(activation(call.attributes, "activation")) {
+    expectChannels(call, 1, "scale", blocks_.channels);
+    expectChannels(call, 2, "shift", blocks_.channels);
+    if (call.has(3)) expectType(call, "residual", call.input(3), call.input(0));
+  }
+  void run(const Arguments& arguments) const override {
+    const float *x = arguments.input(0), *residual = arguments.input(3);
+    arguments.pool.run(blocks_.count, [&](int64_t block, int) {
+      const int64_t start = blocks_.start(block);
+      simd().normalisation.scaleShift(x + start, arguments.input(1), arguments.input(2), residual ? residual + start : nullptr,
+                                      static_cast<int>(activation_), blocks_.rowsOf(block), blocks_.channels, arguments.output() + start);
+    });
+  }
+
+ private:
+  Blocks blocks_;
+  Activation activation_;
+};
+
+class BatchNormGradient : public Kernel {
+ public:
+  explicit BatchNormGradient(const CallDescription& call) : blocks_(activations(call, 0, "dy")), epsilon_(call.attributes.number("epsilon")) {
+    expectType(call, "x", activations(call, 1, "x"), call.input(0));
+    for (size_t i = 2; i < 5; ++i) expectChannels(call, i, "mean, variance or gamma", blocks_.channels);
+    expectOperands(call, 4, 3);
+  }
+  // Partial sums of every block, then three coefficients per channel.
+  size_t workspaceBytes() const override { return static_cast<size_t>((2 * blocks_.count + 3) * blocks_.channels) * 4; }
+  void run(const Arguments& arguments) const override {
+    const float *dy = arguments.input(0), *x = arguments.input(1), *mean = arguments.input(2), *variance = arguments.input(3), *gamma = arguments.input(4);
+    const int64_t c = blocks_.channels;
+    auto* partial = static_cast<float*>(arguments.workspace);
+    float *a = partial + 2 * blocks_.count * c, *b = a + c, *d = b + c;
+    arguments.pool.run(blocks_.count, [&](int64_t block, int) {
+      const int64_t start = blocks_.start(block);
+      float* sum = partial + 2 * block * c;
+      simd().normalisation.gradientSums(dy + start, x + start, mean, blocks_.rowsOf(block), c, sum, sum + c);
+    });
+    forEachChunk(arguments.pool, c, 128, [&](int64_t begin, int64_t count) {
+      for (int64_t j = begin; j < begin + count; ++j) {
+        double sum = 0, product = 0;
+        for (int64_t block = 0; block < blocks_.count; ++block) {
+          sum += partial[2 * block * c + j];
+          product += partial[(2 * block + 1) * c + j];
+        }
+        const double inverse = 1 / std::sqrt(variance[j] + epsilon_), rows = static_cast<double>(blocks_.rows);
+        const double scale = (gamma ? gamma[j] : 1.0) * inverse;
+        arguments.output(1)[j] = static_cast<float>(product * inverse);
+        arguments.output(2)[j] = static_cast<float>(sum);
+        a[j] = static_cast<float>(scale);
+        b[j] = static_cast<float>(-scale * inverse * inverse * product / rows);
+        d[j] = static_cast<float>(-scale * sum / rows);
+      }
+    });
+    arguments.pool.run(blocks_.count, [&](int64_t block, int) {
+      const int64_t start = blocks_.start(block);
+      simd().normalisation.gradientApply(dy + start, x + start, mean, a, b, d, blocks_.rowsOf(block), c, arguments.output() + start);
+    });
+  }
+
+ private:
+  Blocks blocks_;
+  double epsilon_;
+};
+
+template <class K>
+std::unique_ptr<Kernel> make(const CallDescription& call) {
+  return std::make_unique<K>(call);
+}
+
+}  // namespace
+
+void registerNormalisationKernels(Registry& registry) {
+  registry["batchNormStatistics"] = make<BatchNormStatistics>;
+  registry["batchNormCoefficients"] = make<BatchNormCoefficients>;
+  registry["scaleShift"] = make<ScaleShift>;
+  registry["batchNormGradient"] = make<BatchNormGradient>;
+}
+
+}  // namespace sepconv::cpu

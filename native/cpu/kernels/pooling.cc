@@ -1,0 +1,147 @@
+// maxPool2d (+ residual), avgPool2d and their gradients on [n, h, w, c]. A forward task is one output row; a gradient task is one
+// picture's block of channels, so that windows that overlap add up in one thread and in a fixed order. Bound by memory: the
+// windows of a row are read from cache after the first touch.
+#include <algorithm>
+#include <cstring>
+
+#include "../simd/table.h"
+#include "checks.h"
+
+namespace sepconv::cpu {
+namespace {
+
+struct Window {
+  int64_t n, h, w, c, oh, ow, kh, kw, sh, sw, top, left;
+};
+
+Window windowOf(const CallDescription& call, const std::vector<int64_t>& x, const std::vector<int64_t>& y) {
+  if (x.size() != 4 || y.size() != 4) fail(call, "ERR_SHAPE", "expected [n, h, w, c], got " + formatShape(x) + " and " + formatShape(y));
+  const auto size = expectList(call, "windowSize", 2), strides = expectList(call, "strides", 2), padding = expectList(call, "padding", 4);
+  return {x[0], x[1], x[2], x[3], y[1], y[2], size[0], size[1], strides[0], strides[1], padding[0], padding[2]};
+}
+
+// Calls body(row, column) for the taps of output pixel (i, j) that lie inside the input.
+template <class Body>
+void forEachTap(const Window& window, int64_t i, int64_t j, const Body& body) {
+  const int64_t row = i * window.sh - window.top, column = j * window.sw - window.left;
+  for (int64_t y = std::max<int64_t>(row, 0); y < std::min(row + window.kh, window.h); ++y)
+    for (int64_t x = std::max<int64_t>(column, 0); x < std::min(column + window.kw, window.w); ++x) body(y, x);
+}
+
+class Pool2d : public Kernel {
+ public:
+  Pool2d(const CallDescription& call, bool maximum)
+      : window_(windowOf(call, call.input(0).shape, call.outputs.at(0).shape)), maximum_(maximum), countPadding_(call.attributes.flag("countPadding")) {
+    expectDType(call, "x", call.input(0), DType::float32);
+    if (maximum && call.has(1)) expectType(call, "residual", call.input(1), call.outputs[0]);
+  }
+  void run(const Arguments& arguments) const override {
+    const float *x = arguments.input(0), *residual = maximum_ ? arguments.input(1) : nullptr;
+    const Window& g = window_;
+    arguments.pool.run(g.n * g.oh, [&](int64_t task, int thread) {
+      const int64_t image = task / g.oh, i = task % g.oh;
+      auto** taps = static_cast<const float**>(arguments.pool.scratch(thread, static_cast<size_t>(g.kh * g.kw) * sizeof(float*)));
+      for (int64_t j = 0; j < g.ow; ++j) {
+        int64_t count = 0;
+        forEachTap(g, i, j, [&](int64_t row, int64_t column) { taps[count++] = x + ((image * g.h + row) * g.w + column) * g.c; });
+        const int64_t at = (task * g.ow + j) * g.c;
+        float* y = arguments.output() + at;
+        if (!maximum_)
+          simd().pooling.average(taps, count, 1.0f / static_cast<float>(countPadding_ ? g.kh * g.kw : std::max<int64_t>(count, 1)), g.c, y);
+        else if (count)
+          simd().pooling.maximum(taps, count, residual ? residual + at : nullptr, g.c, y);
+        else
+          for (int64_t k = 0; k < g.c; ++k) y[k] = -__builtin_inff();
+      }
+    });
+  }
+
+ private:
+  Window window_;
+  bool maximum_, countPadding_;
+};
+
+constexpr int64_t kChannelBlock = 64;
+
+class Pool2dGradient : public Kernel {
+ public:
+  Pool2dGradient(const CallDescription& call, bool maximum)
+      : window_(windowOf(call, call.outputs.at(0).shape, call.input(0).shape)), maximum_(maximum), countPadding_(call.attributes.flag("countPadding")) {
+    expectDType(call, "dy", call.input(0), DType::float32);
+    if (maximum) expectType(call, "x", call.input(1), call.outputs[0]);
+  }
+  void run(const Arguments& arguments) const override {
+    const float *dy = arguments.input(0), *x = maximum_ ? arguments.input(1) : nullptr;
+    const Window& g = window_;
+    const int64_t blocks = (g.c + kChannelBlock - 1) / kChannelBlock;
+    arguments.pool.run(g.n * blocks, [&](int64_t task, int) {
+      const int64_t image = task / blocks, first = task % blocks * kChannelBlock, c = std::min(kChannelBlock, g.c - first);
+      float* dx = arguments.output() + image * g.h * g.w * g.c + first;
+      const float* source = x ? x + image * g.h * g.w * g.c + first : nullptr;
+      for (int64_t pixel = 0; pixel < g.h * g.w; ++pixel) std::memset(dx + pixel * g.c, 0, static_cast<size_t>(c) * sizeof(float));
+      for (int64_t i = 0; i < g.oh; ++i)
+        for (int64_t j = 0; j < g.ow; ++j) {
+          const float* gradient = dy + ((image * g.oh + i) * g.ow + j) * g.c + first;
+          if (maximum_)
+            toFirstMaximum(source, gradient, i, j, c, dx);
+          else
+            spread(gradient, i, j, c, dx);
+        }
+    });
+  }
+
+ private:
+  void toFirstMaximum(const float* x, const float* gradient, int64_t i, int64_t j, int64_t c, float* dx) const {
+    float best[kChannelBlock];
+    int32_t place[kChannelBlock];
+    bool started = false;
+    forEachTap(window_, i, j, [&](int64_t row, int64_t column) {
+      const int64_t pixel = row * window_.w + column;
+      const float* values = x + pixel * window_.c;
+      if (!started)
+        for (int64_t k = 0; k < c; ++k) best[k] = values[k], place[k] = static_cast<int32_t>(pixel);
+      else
+        for (int64_t k = 0; k < c; ++k) {
+          const bool wins = values[k] > best[k] || (values[k] != values[k] && best[k] == best[k]);
+          best[k] = wins ? values[k] : best[k];
+          place[k] = wins ? static_cast<int32_t>(pixel) : place[k];
+        }
+      started = true;
+    });
+    if (started)
+      for (int64_t k = 0; k < c; ++k) dx[place[k] * window_.c + k] += gradient[k];
+  }
+
+  void spread(const float* gradient, int64_t i, int64_t j, int64_t c, float* dx) const {
+    int64_t count = 0;
+    forEachTap(window_, i, j, [&](int64_t, int64_t) { ++count; });
+    const float factor = 1.0f / static_cast<float>(countPadding_ ? window_.kh * window_.kw : std::max<int64_t>(count, 1));
+    forEachTap(window_, i, j, [&](int64_t row, int64_t column) { simd().pooling.accumulate(gradient, c, factor, dx + (row * window_.w + column) * window_.c); });
+  }
+
+  Window window_;
+  bool maximum_, countPadding_;
+};
+
+}  // namespace
+
+void registerPoolingKernels(Registry& registry) {
+  registry["maxPool2d"] = [](const CallDescription& call) -> std::unique_ptr<Kernel> {
+    expectOperands(call, 1, 1);
+    return std::make_unique<Pool2d>(call, true);
+  };
+  registry["avgPool2d"] = [](const CallDescription& call) -> std::unique_ptr<Kernel> {
+    expectOperands(call, 1, 1);
+    return std::make_unique<Pool2d>(call, false);
+  };
+  registry["maxPool2dGradient"] = [](const CallDescription& call) -> std::unique_ptr<Kernel> {
+    expectOperands(call, 2, 1);
+    return std::make_unique<Pool2dGradient>(call, true);
+  };
+  registry["avgPool2dGradient"] = [](const CallDescription& call) -> std::unique_ptr<Kernel> {
+    expectOperands(call, 1, 1);
+    return std::make_unique<Pool2dGradient>(call, false);
+  };
+}
+
+}  // namespace sepconv::cpu

@@ -1,0 +1,38 @@
+// Taps inside, channels in vectors: each output vector stays in a register while its window is read.
+static inline Vector poolMaximum(Vector best, Vector x) {
+  return (x > best) | (x != x) ? x : best;  // a NaN that is in comes to stay: no later x compares greater
+}
+
+static void poolingMaximum(const float* const* taps, ptrdiff_t count, const float* residual, ptrdiff_t c, float* y) {
+  ptrdiff_t j = 0;
+  for (; j + kWidth <= c; j += kWidth) {
+    Vector best = load(taps[0] + j);
+    for (ptrdiff_t t = 1; t < count; ++t) best = poolMaximum(best, load(taps[t] + j));
+    store(y + j, residual ? best + load(residual + j) : best);
+  }
+  if (const int rest = static_cast<int>(c - j)) {
+    Vector best = loadPartial(taps[0] + j, rest);
+    for (ptrdiff_t t = 1; t < count; ++t) best = poolMaximum(best, loadPartial(taps[t] + j, rest));
+    storePartial(y + j, residual ? best + loadPartial(residual + j, rest) : best, rest);
+  }
+}
+
+static void poolingAverage(const float* const* taps, ptrdiff_t count, float factor, ptrdiff_t c, float* y) {
+  ptrdiff_t j = 0;
+  for (; j + kWidth <= c; j += kWidth) {
+    Vector sum = {};
+    for (ptrdiff_t t = 0; t < count; ++t) sum += load(taps[t] + j);
+    store(y + j, sum * factor);
+  }
+  for (; j < c; ++j) {
+    float sum = 0;
+    for (ptrdiff_t t = 0; t < count; ++t) sum += taps[t][j];
+    y[j] = sum * factor;
+  }
+}
+
+static void poolingAccumulate(const float* x, ptrdiff_t c, float factor, float* y) {
+  for (ptrdiff_t j = 0; j < c; ++j) y[j] += x[j] * factor;
+}
+
+static const PoolingTable poolingTable = {poolingMaximum, poolingAverage, poolingAccumulate};

@@ -1,0 +1,25 @@
+// Synchronisation within a block and exchange within a warp, one instruction per wrapper.
+#pragma once
+#include "platform.h"
+
+namespace sepconv::arch {
+
+// bar.sync 0: all threads of the block, at the same place in the source.
+__device__ __forceinline__ void syncThreads(ARCH_PLACE_ONLY) {
+#if defined(__CUDACC__)
+  __syncthreads();
+#else
+  emulator::block->barrier(place);
+#endif
+}
+
+// shfl.sync.bfly over all 32 lanes: the value of lane (own ^ mask).
+__device__ __forceinline__ float shuffleXor(float value, int mask ARCH_PLACE) {
+#if defined(__CUDACC__)
+  return __shfl_xor_sync(~0u, value, mask);
+#else
+  return emulator::shuffleXor(value, mask, place);
+#endif
+}
+
+}  // namespace sepconv::arch

@@ -1,0 +1,38 @@
+// The second layer of a kernel: which variant with which tiles serves a problem on a device. Pure functions of plain
+// data, so that the choice is tested and printed without a GPU. The rules are estimates (not measured on hardware yet).
+#pragma once
+#include "driver.h"
+#include "problem.h"
+
+namespace sepconv::cuda {
+
+// `direct`: a thread per output, reading x through the caches; serves any window, any multiplier. `tiled`: the block's
+// input tile with its halo in shared memory. 3x3 variants keep the window in registers.
+enum class DepthwiseVariant : uint8_t { direct, tiled, tiled3x3, tiled3x3Stride2 };
+
+struct DepthwiseConfig {
+  DepthwiseVariant variant;
+  int vector;                 // channels per access: 4 or 1
+  int tileHeight, tileWidth;  // outputs per block; 0 for direct
+  size_t sharedBytes;
+};
+
+// Products: rows x columns of y per block.
+enum class MatrixTile : uint8_t { tile32x64, tile64x64, tile64x128, tile128x128 };
+
+struct MatrixConfig {
+  MatrixTile tile;
+  int vector;
+};
+
+DepthwiseConfig chooseDepthwise(const DepthwiseProblem& problem, const DeviceProperties& device);
+MatrixConfig chooseMatrix(const MatrixProblem& problem, const DeviceProperties& device);
+MatrixConfig chooseSeparable(const SeparableProblem& problem, const DeviceProperties& device);
+
+// 'tiled3x3 8x16, 4 channels per access': for reports and tests.
+std::string describe(const DepthwiseConfig& config);
+std::string describe(const MatrixConfig& config);
+
+constexpr int depthwiseChannels = 32;  // per block of a tiled depthwise kernel: 128 bytes, one transaction per position
+
+}  // namespace sepconv::cuda

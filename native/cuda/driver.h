@@ -1,0 +1,75 @@
+// All that the CUDA executor asks of a device: memory, copies, launches, and recorded sequences of launches.
+// driver_cuda.cu implements it by the CUDA runtime, native/emulator/driver_emulated.cc on the host, so that the same
+// executor and the same launch code run in tests without a GPU. Launches are ordered as on one stream: each sees the
+// effects of all earlier ones.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace sepconv::cuda {
+
+struct Extent {
+  uint32_t x = 1, y = 1, z = 1;
+};
+
+// One kernel launch. Kernels take a single parameter struct by value, so that a launch is plain data that can be kept.
+struct Launch {
+  const char* name;                                               // for messages
+  const void* function;                                           // the __global__ function
+  void (*emulate)(const void* function, const void* parameters);  // runs one thread of it; null in CUDA builds
+  Extent grid, block;
+  size_t sharedBytes;
+  const void* parameters;
+  size_t parameterBytes;
+};
+
+// What the choice of tiles may depend on.
+struct DeviceProperties {
+  std::string name;
+  int major = 0, minor = 0;  // compute capability
+  int multiprocessors = 1;
+  size_t sharedBytes = 48 << 10;  // dynamic shared memory that one block may have
+};
+
+// A sequence of launches that can be run again and again at little cost (a CUDA graph). It keeps the parameters, so the
+// memory that they point to must stay in place.
+class Recording {
+ public:
+  virtual ~Recording() = default;
+};
+
+// Every method throws sepconv::Error: ERR_MEMORY with what was asked for and what is free, ERR_DEVICE with the call
+// that failed. After an ERR_DEVICE that the hardware reported, all further calls throw it again: results could be
+// garbage.
+class DeviceInterface {
+ public:
+  struct Memory {
+    size_t free, total;
+  };
+
+  virtual ~DeviceInterface() = default;
+  virtual const DeviceProperties& properties() const = 0;
+  virtual Memory memory() = 0;
+  // At least 256-byte aligned, uninitialised.
+  virtual void* allocate(size_t bytes) = 0;
+  // No work in flight may use the block; never throws.
+  virtual void release(void* pointer) = 0;
+  // Returns when the bytes are there. May be called while another thread launches.
+  virtual void copyIn(void* device, const void* host, size_t bytes) = 0;
+  // Returns when the bytes are there.
+  virtual void copyOut(void* host, const void* device, size_t bytes) = 0;
+  // Returns at once; the parameters are copied.
+  virtual void launch(const Launch& launch) = 0;
+  virtual void synchronize() = 0;
+  // Collects the launches that `body` makes instead of running them.
+  virtual std::unique_ptr<Recording> record(const std::function<void()>& body) = 0;
+  virtual void replay(Recording& recording) = 0;
+  // Device nanoseconds that the launches of `body` take; waits for them.
+  virtual double time(const std::function<void()>& body) = 0;
+};
+
+}  // namespace sepconv::cuda

@@ -1,0 +1,250 @@
+// The CUDA runtime behind DeviceInterface, and the discovery of devices. The runtime is linked statically and loads
+// libcuda by itself, so the addon loads on machines without a driver. One stream for kernels; copies have one of their
+// own, so that an upload neither waits for a run nor falls into the recording of one.
+#include <cuda_runtime.h>
+
+#include <atomic>
+#include <mutex>
+#include <set>
+
+#include "discovery.h"
+#include "executor.h"
+
+namespace sepconv {
+namespace cuda {
+namespace {
+
+// Exists to ask whether the build holds code for a device.
+__global__ void probe() {}
+
+static_assert(cudaErrorInsufficientDriver == errorInsufficientDriver && cudaErrorNoDevice == errorNoDevice,
+              "discovery.h");
+
+std::string describe(cudaError_t error) {
+  return std::string(cudaGetErrorName(error)) + " (" + cudaGetErrorString(error) + ")";
+}
+
+class CudaRecording final : public Recording {
+ public:
+  explicit CudaRecording(cudaGraphExec_t graph) : graph(graph) {}
+  ~CudaRecording() override { cudaGraphExecDestroy(graph); }
+  const cudaGraphExec_t graph;
+};
+
+class CudaDevice final : public DeviceInterface {
+ public:
+  explicit CudaDevice(int index) : index_(index) {
+    cudaDeviceProp found;
+    check(cudaSetDevice(index), "cudaSetDevice");
+    check(cudaGetDeviceProperties(&found, index), "cudaGetDeviceProperties");
+    properties_.name = "cuda:" + std::to_string(index) + " (" + found.name + ")";
+    properties_.major = found.major;
+    properties_.minor = found.minor;
+    properties_.multiprocessors = found.multiProcessorCount;
+    properties_.sharedBytes = found.sharedMemPerBlockOptin;
+    check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "cudaStreamCreate");
+    check(cudaStreamCreateWithFlags(&copies_, cudaStreamNonBlocking), "cudaStreamCreate");
+    check(cudaEventCreate(&start_), "cudaEventCreate");
+    check(cudaEventCreate(&stop_), "cudaEventCreate");
+  }
+  ~CudaDevice() override {
+    cudaSetDevice(index_);
+    if (stop_) cudaEventDestroy(stop_);
+    if (start_) cudaEventDestroy(start_);
+    if (copies_) cudaStreamDestroy(copies_);
+    if (stream_) cudaStreamDestroy(stream_);
+  }
+
+  const DeviceProperties& properties() const override { return properties_; }
+
+  Memory memory() override {
+    enter();
+    Memory memory{};
+    check(cudaMemGetInfo(&memory.free, &memory.total), "cudaMemGetInfo");
+    return memory;
+  }
+
+  void* allocate(size_t bytes) override {
+    enter();
+    void* pointer = nullptr;
+    const cudaError_t error = cudaMalloc(&pointer, bytes);
+    if (error == cudaErrorMemoryAllocation) {
+      cudaGetLastError();  // not sticky: the device stays usable
+      throw Error("ERR_MEMORY", properties_.name + ": out of memory: needed " + std::to_string(bytes) + " bytes");
+    }
+    check(error, "cudaMalloc");
+    return pointer;
+  }
+
+  void release(void* pointer) override {
+    cudaSetDevice(index_);
+    cudaFree(pointer);
+  }
+
+  void copyIn(void* device, const void* host, size_t bytes) override {
+    copy(device, host, bytes, cudaMemcpyHostToDevice, "copy to the device");
+  }
+  void copyOut(void* host, const void* device, size_t bytes) override {
+    copy(host, device, bytes, cudaMemcpyDeviceToHost, "copy from the device");
+  }
+
+  void launch(const Launch& launch) override {
+    enter();
+    if (launch.sharedBytes > 48 << 10 && optedIn_.insert(launch.function).second)
+      check(cudaFuncSetAttribute(launch.function, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                 static_cast<int>(properties_.sharedBytes)),
+            launch.name);
+    void* arguments[] = {const_cast<void*>(launch.parameters)};
+    check(
+        cudaLaunchKernel(launch.function, dim3(launch.grid.x, launch.grid.y, launch.grid.z),
+                         dim3(launch.block.x, launch.block.y, launch.block.z), arguments, launch.sharedBytes, stream_),
+        launch.name);
+  }
+
+  void synchronize() override {
+    enter();
+    check(cudaStreamSynchronize(stream_), "run");
+  }
+
+  std::unique_ptr<Recording> record(const std::function<void()>& body) override {
+    enter();
+    check(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal), "cudaStreamBeginCapture");
+    cudaGraph_t graph = nullptr;
+    try {
+      body();
+    } catch (...) {
+      cudaStreamEndCapture(stream_, &graph);
+      if (graph) cudaGraphDestroy(graph);
+      throw;
+    }
+    check(cudaStreamEndCapture(stream_, &graph), "cudaStreamEndCapture");
+    cudaGraphExec_t executable = nullptr;
+    const cudaError_t error = cudaGraphInstantiate(&executable, graph, 0);
+    cudaGraphDestroy(graph);
+    check(error, "cudaGraphInstantiate");
+    return std::make_unique<CudaRecording>(executable);
+  }
+
+  void replay(Recording& recording) override {
+    enter();
+    check(cudaGraphLaunch(static_cast<CudaRecording&>(recording).graph, stream_), "cudaGraphLaunch");
+  }
+
+  double time(const std::function<void()>& body) override {
+    enter();
+    check(cudaEventRecord(start_, stream_), "cudaEventRecord");
+    body();
+    check(cudaEventRecord(stop_, stream_), "cudaEventRecord");
+    check(cudaEventSynchronize(stop_), "run");
+    float milliseconds = 0;
+    check(cudaEventElapsedTime(&milliseconds, start_, stop_), "cudaEventElapsedTime");
+    return static_cast<double>(milliseconds) * 1e6;
+  }
+
+ private:
+  void copy(void* to, const void* from, size_t bytes, cudaMemcpyKind kind, const char* what) {
+    enter();
+    check(cudaMemcpyAsync(to, from, bytes, kind, copies_), what);
+    check(cudaStreamSynchronize(copies_), what);
+  }
+
+  // The current device is per thread. A device that has reported an error is not used again.
+  void enter() {
+    if (failed_) {
+      std::lock_guard<std::mutex> lock(failureMutex_);
+      throw Error("ERR_DEVICE", properties_.name + " is not used any more after an earlier error: " + failure_);
+    }
+    check(cudaSetDevice(index_), "cudaSetDevice");
+  }
+
+  void check(cudaError_t error, const char* what) {
+    if (error == cudaSuccess) return;
+    std::lock_guard<std::mutex> lock(failureMutex_);
+    failure_ = std::string(what) + ": " + describe(error);
+    failed_ = true;
+    throw Error("ERR_DEVICE",
+                (properties_.name.empty() ? "cuda:" + std::to_string(index_) : properties_.name) + ": " + failure_);
+  }
+
+  const int index_;
+  DeviceProperties properties_;
+  cudaStream_t stream_ = nullptr, copies_ = nullptr;
+  cudaEvent_t start_ = nullptr, stop_ = nullptr;
+  std::set<const void*>
+      optedIn_;  // kernels that may have more than 48 KiB of shared memory; used by the thread that runs
+  std::atomic<bool> failed_{false};
+  std::mutex failureMutex_;
+  std::string failure_;
+};
+
+ExecutorInfo describeDevice(int index) {
+  ExecutorInfo info;
+  info.name = "cuda:" + std::to_string(index);
+  cudaDeviceProp found;
+  cudaError_t error = cudaGetDeviceProperties(&found, index);
+  if (error != cudaSuccess) {
+    info.code = "no-device";
+    info.reason = "the device cannot be asked: " + describe(error);
+    return info;
+  }
+  const std::string capability = std::to_string(found.major) + "." + std::to_string(found.minor);
+  info.properties["device"] = std::string(found.name);
+  info.properties["computeCapability"] = capability;
+  info.properties["multiprocessors"] = static_cast<double>(found.multiProcessorCount);
+  info.properties["memoryBytes"] = static_cast<double>(found.totalGlobalMem);
+  info.properties["panel"] = 0.0;
+  info.properties["kernels"] = kernelNames();
+  info.properties["dtypes"] = std::vector<std::string>{"float32"};
+  cudaFuncAttributes attributes;
+  error = cudaSetDevice(index);
+  if (error == cudaSuccess) error = cudaFuncGetAttributes(&attributes, reinterpret_cast<const void*>(probe));
+  if (error == cudaErrorNoKernelImageForDevice || error == cudaErrorInvalidDeviceFunction) {
+    info.code = "no-kernel-image";
+    info.reason =
+        std::string(found.name) + " has compute capability " + capability +
+        ", for which this build holds no code (8.0 and up are supported); run `sepconv build` on this machine";
+  } else if (error != cudaSuccess) {
+    info.code = "no-device";
+    info.reason = std::string(found.name) + " cannot be used: " + describe(error);
+  } else {
+    info.available = true;
+  }
+  cudaGetLastError();
+  return info;
+}
+
+}  // namespace
+}  // namespace cuda
+
+std::vector<ExecutorInfo> cudaExecutors() {
+  using namespace cuda;
+  int count = 0, driver = 0, runtime = 0;
+  const cudaError_t error = cudaGetDeviceCount(&count);
+  cudaGetLastError();
+  cudaRuntimeGetVersion(&runtime);
+  cudaDriverGetVersion(&driver);
+  if (error != cudaSuccess || count == 0) return {explainNoDevice(error, describe(error), driver, runtime)};
+  std::vector<ExecutorInfo> all;
+  for (int i = 0; i < count; ++i) {
+    all.push_back(describeDevice(i));
+    all.back().properties["driverVersion"] = static_cast<double>(driver);
+    all.back().properties["runtimeVersion"] = static_cast<double>(runtime);
+  }
+  return all;
+}
+
+std::unique_ptr<Executor> openCuda(int index) {
+  using namespace cuda;
+  std::vector<ExecutorInfo> all = cudaExecutors();
+  const std::string name = "cuda:" + std::to_string(index);
+  for (ExecutorInfo& info : all) {
+    if (info.name == "cuda") throw Error("ERR_DEVICE", "'" + name + "' is not available: " + info.reason);
+    if (info.name != name) continue;
+    if (!info.available) throw Error("ERR_DEVICE", "'" + name + "' is not available: " + info.reason);
+    return makeExecutor(std::make_unique<CudaDevice>(index), std::move(info), kernels());
+  }
+  throw Error("ERR_DEVICE",
+              "there is no '" + name + "': this machine has " + std::to_string(all.size()) + " CUDA devices");
+}
+
+}  // namespace sepconv

@@ -1,0 +1,248 @@
+// Programs on a device: kernels are made when a program is loaded, all scratch lies in one arena that the executor's
+// programs share, and a run launches everything and waits once. A program that runs a second time on the same addresses
+// is recorded (as a CUDA graph) and from then on replayed, in two parts: an abort is obeyed before the first call that
+// writes state.
+#include "executor.h"
+
+#include <algorithm>
+#include <list>
+#include <mutex>
+#include <set>
+
+#include "allocator.h"
+
+namespace sepconv::cuda {
+namespace {
+
+// Widest access of a kernel.
+constexpr size_t alignment = 16;
+// Address sets that are remembered per program. A training step alternates between few: two sets of inputs and outputs.
+constexpr size_t maxRecordings = 8;
+
+std::string nameOf(const CallDescription& call) {
+  return call.scope.empty() ? "'" + call.kernel + "'" : "'" + call.kernel + "' of " + call.scope;
+}
+
+class DeviceExecutor final : public Executor {
+ public:
+  DeviceExecutor(std::unique_ptr<DeviceInterface> device, ExecutorInfo info, const Registry& registry)
+      : device_(std::move(device)),
+        info_(std::move(info)),
+        registry_(registry),
+        allocator_(std::make_shared<DeviceAllocator>(device_)) {}
+
+  ExecutorInfo info() const override { return info_; }
+  bool hostMemory() const override { return false; }
+  std::shared_ptr<Allocation> allocate(size_t bytes) override { return allocator_->allocate(bytes); }
+  void copyIn(Allocation& memory, size_t offset, const void* host, size_t bytes) override {
+    device_->copyIn(memory.data() + offset, host, bytes);
+  }
+  void copyOut(const Allocation& memory, size_t offset, void* host, size_t bytes) override {
+    device_->copyOut(host, memory.data() + offset, bytes);
+  }
+  size_t workspaceBytes(const CallDescription& call) override { return makeKernel(call)->workspaceBytes(); }
+  std::unique_ptr<LoadedProgram> load(ProgramDescription description) override;
+  void setThreads(int) override {}
+
+  MemoryReport memory() const override {
+    MemoryReport report;
+    report.allocated = allocator_->allocated();
+    report.peak = allocator_->peak();
+    std::lock_guard<std::mutex> lock(mutex_);
+    report.arena = arena_ ? arena_->bytes() : 0;
+    return report;
+  }
+
+  DeviceInterface& device() { return *device_; }
+
+  std::unique_ptr<Kernel> makeKernel(const CallDescription& call) {
+    const auto found = registry_.find(call.kernel);
+    if (found == registry_.end())
+      throw Error("ERR_DEVICE",
+                  "executor '" + info_.name + "' has no kernel for " + nameOf(call) + "; use another device");
+    return found->second(call, device_->properties());
+  }
+
+  void reserveArena(size_t bytes) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    growArena(bytes);
+    arenaSizes_.insert(bytes);
+  }
+  void giveBackArena(size_t bytes) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    arenaSizes_.erase(arenaSizes_.find(bytes));
+    const size_t largest = arenaSizes_.empty() ? 0 : *arenaSizes_.rbegin();
+    if (arena_ && arena_->bytes() > largest) arena_.reset();
+  }
+  // A run keeps the block that it started with, also when a larger program is loaded meanwhile.
+  std::shared_ptr<Allocation> arena() {
+    std::lock_guard<std::mutex> lock(mutex_);
+    growArena(arenaSizes_.empty() ? 0 : *arenaSizes_.rbegin());
+    return arena_;
+  }
+
+ private:
+  void growArena(size_t bytes) {
+    if (!bytes || (arena_ && arena_->bytes() >= bytes)) return;
+    arena_.reset();  // before the larger one is asked for: the two need not exist side by side
+    arena_ = allocator_->allocate(bytes);
+  }
+
+  const std::shared_ptr<DeviceInterface> device_;
+  const ExecutorInfo info_;
+  const Registry& registry_;
+  const std::shared_ptr<DeviceAllocator> allocator_;
+  mutable std::mutex mutex_;
+  std::shared_ptr<Allocation> arena_;
+  std::multiset<size_t> arenaSizes_;  // of the loaded programs
+};
+
+class DeviceProgram final : public LoadedProgram {
+ public:
+  DeviceProgram(DeviceExecutor& executor, ProgramDescription description)
+      : LoadedProgram(std::move(description)), executor_(executor) {
+    checkProgram(description_);
+    for (const ProgramCall& call : description_.calls) {
+      kernels_.push_back(executor.makeKernel(call));
+      if (kernels_.back()->workspaceBytes() > call.workspaceBytes)
+        throw Error("ERR_FORMAT", nameOf(call) + " needs " + std::to_string(kernels_.back()->workspaceBytes()) +
+                                      " bytes of workspace, the program gives it " +
+                                      std::to_string(call.workspaceBytes) +
+                                      ": it was planned for another executor or version");
+    }
+    constants_.resize(description_.buffers.size());
+    for (size_t i = 0; i < description_.buffers.size(); ++i) {
+      const BufferDescription& buffer = description_.buffers[i];
+      if (buffer.place != Place::constant || buffer.view >= 0) continue;
+      constants_[i] = executor.allocate(buffer.bytes);
+      executor.device().copyIn(constants_[i]->data(), buffer.data.data(), buffer.bytes);
+    }
+    executor.reserveArena(description_.arenaBytes);
+  }
+
+  ~DeviceProgram() override { executor_.giveBackArena(description_.arenaBytes); }
+
+  bool execute(const Run& run) override {
+    const std::shared_ptr<Allocation> arena = arenaOfRun();
+    std::vector<char*> addresses = resolve(run, arena.get());
+    const size_t total = kernels_.size(), update = std::min(description_.updateStart, total);
+    if (run.aborted.load(std::memory_order_relaxed)) return false;
+    Recorded* recorded = recordingFor(std::move(addresses));
+    perform(*recorded, 0, 0, update);
+    // What writes state starts only when the rest is enqueued and nobody has changed their mind.
+    if (update < total) {
+      if (run.aborted.load(std::memory_order_relaxed)) {
+        executor_.device().synchronize();
+        return false;
+      }
+      perform(*recorded, 1, update, total);
+    }
+    executor_.device().synchronize();
+    return true;
+  }
+
+  std::vector<double> profile(const Run& run) override {
+    const std::shared_ptr<Allocation> arena = arenaOfRun();
+    const std::vector<char*> addresses = resolve(run, arena.get());
+    std::vector<double> nanoseconds;
+    for (size_t i = 0; i < kernels_.size(); ++i)
+      nanoseconds.push_back(executor_.device().time([&] { launchCalls(addresses, i, i + 1); }));
+    return nanoseconds;
+  }
+
+ private:
+  // Launches on one set of addresses. The first run on it is not recorded: it may be the only one.
+  struct Recorded {
+    std::vector<char*> addresses;  // by buffer; the arena's base last
+    bool repeated = false;
+    std::unique_ptr<Recording> parts[2];
+  };
+
+  std::shared_ptr<Allocation> arenaOfRun() { return description_.arenaBytes ? executor_.arena() : nullptr; }
+
+  std::vector<char*> resolve(const Run& run, const Allocation* arena) const {
+    const std::vector<BufferDescription>& buffers = description_.buffers;
+    std::vector<char*> addresses(buffers.size() + 1);
+    addresses.back() = arena ? arena->data() : nullptr;
+    for (size_t i = 0; i < buffers.size(); ++i) {
+      if (buffers[i].view >= 0) continue;
+      if (buffers[i].place == Place::arena) addresses[i] = arena->data() + buffers[i].offset;
+      if (buffers[i].place == Place::state || buffers[i].place == Place::prepared)
+        addresses[i] = (*run.states)[i].address();
+      if (buffers[i].place == Place::constant) addresses[i] = constants_[i]->data();
+    }
+    for (size_t i = 0; i < run.inputs.size(); ++i)
+      addresses[static_cast<size_t>(description_.inputs[i])] = run.inputs[i].address();
+    for (size_t i = 0; i < run.outputs.size(); ++i)
+      addresses[static_cast<size_t>(description_.outputs[i])] = run.outputs[i].address();
+    for (size_t i = 0; i < buffers.size(); ++i)
+      if (buffers[i].view >= 0) addresses[i] = addresses[static_cast<size_t>(buffers[i].view)];
+    for (size_t i = 0; i < buffers.size(); ++i)
+      if (reinterpret_cast<uintptr_t>(addresses[i]) % alignment)
+        throw Error("ERR_ARGUMENT", "buffer " + std::to_string(i) + " ('" + buffers[i].name +
+                                        "') must be bound at a multiple of " + std::to_string(alignment) + " bytes");
+    return addresses;
+  }
+
+  Recorded* recordingFor(std::vector<char*> addresses) {
+    for (auto entry = recorded_.begin(); entry != recorded_.end(); ++entry)
+      if (entry->addresses == addresses) {
+        recorded_.splice(recorded_.begin(), recorded_, entry);
+        entry->repeated = true;
+        return &*entry;
+      }
+    if (recorded_.size() == maxRecordings) recorded_.pop_back();
+    recorded_.emplace_front();
+    recorded_.front().addresses = std::move(addresses);
+    return &recorded_.front();
+  }
+
+  void perform(Recorded& recorded, int part, size_t first, size_t end) {
+    if (first == end) return;
+    if (!recorded.repeated) return launchCalls(recorded.addresses, first, end);
+    if (!recorded.parts[part])
+      recorded.parts[part] = executor_.device().record([&] { launchCalls(recorded.addresses, first, end); });
+    executor_.device().replay(*recorded.parts[part]);
+  }
+
+  void launchCalls(const std::vector<char*>& addresses, size_t first, size_t end) const {
+    std::vector<const void*> inputs;
+    std::vector<void*> outputs;
+    for (size_t i = first; i < end; ++i) {
+      const ProgramCall& call = description_.calls[i];
+      inputs.clear();
+      outputs.clear();
+      for (int32_t buffer : call.inputBuffers)
+        inputs.push_back(buffer < 0 ? nullptr : addresses[static_cast<size_t>(buffer)]);
+      for (int32_t buffer : call.outputBuffers) outputs.push_back(addresses[static_cast<size_t>(buffer)]);
+      // Kernels index up to their last optional input.
+      inputs.resize(std::max(inputs.size(), maxInputs), nullptr);
+      try {
+        kernels_[i]->launch(
+            executor_.device(),
+            {inputs.data(), outputs.data(), call.workspaceBytes ? addresses.back() + call.workspaceOffset : nullptr});
+      } catch (const Error& error) {
+        throw Error(error.code, nameOf(call) + ": " + error.what());
+      }
+    }
+  }
+
+  static constexpr size_t maxInputs = 16;
+  DeviceExecutor& executor_;
+  std::vector<std::unique_ptr<Kernel>> kernels_;
+  std::vector<std::shared_ptr<Allocation>> constants_;  // by buffer
+  std::list<Recorded> recorded_;                        // latest first; used by the thread that runs
+};
+
+std::unique_ptr<LoadedProgram> DeviceExecutor::load(ProgramDescription description) {
+  return std::make_unique<DeviceProgram>(*this, std::move(description));
+}
+
+}  // namespace
+
+std::unique_ptr<Executor> makeExecutor(std::unique_ptr<DeviceInterface> device, ExecutorInfo info,
+                                       const Registry& registry) {
+  return std::make_unique<DeviceExecutor>(std::move(device), std::move(info), registry);
+}
+
+}  // namespace sepconv::cuda

@@ -1,0 +1,166 @@
+// y[n, oh, ow, c*m + j] = epilogue(sum over taps of prologue(x[n, iy, ix, c]) * filter[ky, kx, c, j]), NHWC float32.
+// Tiled: a block holds the input of tileHeight x tileWidth outputs of 32 channels in shared memory (128 bytes per
+// position, so accesses of 4 channels are free of bank conflicts), copied asynchronously, the prologue applied once per
+// element; padding is zero after the prologue. 3x3: a thread makes a strip of 4 outputs from a window in registers.
+// Direct: any window and multiplier through the caches, one output (or 4 channels) per thread. Not fast: multipliers
+// above 1, channel counts far from multiples of 32.
+#pragma once
+#include "../arch/async_copy.h"
+#include "../arch/sync.h"
+#include "../choose.h"
+#include "fused.cuh"
+
+namespace sepconv::cuda {
+
+struct DepthwiseParameters {
+  Input x, filter;
+  Output y;
+  Prologue prologue;
+  Epilogue epilogue;
+  Window window;
+  int batch, channels, multiplier;
+  int tileHeight, tileWidth;  // outputs per block
+  int inHeight, inWidth;      // positions of the input tile
+};
+
+constexpr int depthwiseThreads = 128, depthwiseMinBlocks = 4;  // 128 registers per thread
+
+// Copies the input tile of 32 channels from `channel` whose first position is (iy, ix) of image `n`, and applies the
+// prologue.
+template <int VECTOR>
+__device__ __forceinline__ void loadTile(const DepthwiseParameters& p, const arch::Shared<float>& tile, int n, int iy,
+                                         int ix, int channel) {
+  constexpr int lanes = depthwiseChannels / VECTOR;
+  const int lane = arch::threadIndex() % lanes, first = arch::threadIndex() / lanes;
+  const int c = channel + lane * VECTOR;
+  const bool inChannels = c < p.channels;
+  const int positions = p.inHeight * p.inWidth;
+  const auto inside = [&](int position, int64_t& source) {
+    const int y = iy + position / p.inWidth, x = ix + position % p.inWidth;
+    source = ((int64_t{n} * p.window.height + y) * p.window.width + x) * p.channels + c;
+    return inChannels && static_cast<unsigned>(y) < static_cast<unsigned>(p.window.height) &&
+           static_cast<unsigned>(x) < static_cast<unsigned>(p.window.width);
+  };
+  for (int position = first; position < positions; position += depthwiseThreads / lanes) {
+    int64_t source;
+    const bool valid = inside(position, source);
+    arch::copyAsync<VECTOR>(tile, position * depthwiseChannels + lane * VECTOR, p.x, source, valid);
+  }
+  arch::commitCopies();
+  arch::waitCopies<0>();
+  if (p.prologue.present() && inChannels) {
+    // Every thread transforms what it copied itself: no barrier needed in between.
+    const ChannelPrologue<VECTOR> prologue(p.prologue, c);
+    for (int position = first; position < positions; position += depthwiseThreads / lanes) {
+      int64_t source;
+      if (!inside(position, source)) continue;
+      const int at = position * depthwiseChannels + lane * VECTOR;
+      Floats<VECTOR> value = tile.load<VECTOR>(at);
+      prologue.apply(value);
+      tile.store<VECTOR>(at, value);
+    }
+  }
+  arch::syncThreads();
+}
+
+// KERNEL 3: taps, stride and dilation 1 known at compile time; 0: all at run time, one output per step of a thread.
+template <int KERNEL, int STRIDE, int VECTOR>
+__global__ void __launch_bounds__(depthwiseThreads, depthwiseMinBlocks)
+    depthwiseTiled(const __grid_constant__ DepthwiseParameters p) {
+  static_assert((KERNEL == 3 && (STRIDE == 1 || STRIDE == 2)) || (KERNEL == 0 && STRIDE == 0), "instantiated variants");
+  static_assert(VECTOR == 1 || VECTOR == 4, "4 or 16 bytes");
+  static_assert(depthwiseThreads % (depthwiseChannels / VECTOR) == 0, "threads cover whole positions");
+  constexpr int lanes = depthwiseChannels / VECTOR, strip = KERNEL ? 4 : 1;
+  const Window& w = p.window;
+  const int tilesX = (w.outWidth + p.tileWidth - 1) / p.tileWidth,
+            tilesY = (w.outHeight + p.tileHeight - 1) / p.tileHeight;
+  const int n = arch::blockX() / (tilesX * tilesY), tileIndex = arch::blockX() % (tilesX * tilesY);
+  const int oy0 = tileIndex / tilesX * p.tileHeight, ox0 = tileIndex % tilesX * p.tileWidth;
+  const int channel = arch::blockY() * depthwiseChannels;
+
+  arch::SharedMemory memory;
+  const auto tile = memory.array<float>(p.inHeight * p.inWidth * depthwiseChannels);
+  loadTile<VECTOR>(p, tile, n, oy0 * w.strideHeight - w.top, ox0 * w.strideWidth - w.left, channel);
+
+  const int lane = arch::threadIndex() % lanes;
+  const int c = channel + lane * VECTOR;
+  if (c >= p.channels) return;
+  const ChannelEpilogue<VECTOR> epilogue(p.epilogue, c);
+  Floats<VECTOR> taps[KERNEL ? KERNEL * KERNEL : 1];
+  ARCH_UNROLL
+  for (int i = 0; i < KERNEL * KERNEL; ++i) taps[i] = p.filter.load<VECTOR>(int64_t{i} * p.channels + c);
+
+  const int strips = p.tileWidth / strip;
+  ARCH_NO_UNROLL
+  for (int task = arch::threadIndex() / lanes; task < strips * p.tileHeight; task += depthwiseThreads / lanes) {
+    const int ty = task / strips, tx = task % strips * strip;
+    const int oy = oy0 + ty;
+    if (oy >= w.outHeight || ox0 + tx >= w.outWidth) continue;
+    Floats<VECTOR> acc[strip];
+    ARCH_UNROLL
+    for (int i = 0; i < strip; ++i) acc[i] = filled<VECTOR>(0.f);
+    if constexpr (KERNEL != 0) {
+      constexpr int windowWidth = (strip - 1) * STRIDE + KERNEL;
+      ARCH_UNROLL
+      for (int ky = 0; ky < KERNEL; ++ky) {
+        const int row = ((ty * STRIDE + ky) * p.inWidth + tx * STRIDE) * depthwiseChannels + lane * VECTOR;
+        Floats<VECTOR> window[windowWidth];
+        ARCH_UNROLL
+        for (int i = 0; i < windowWidth; ++i) window[i] = tile.load<VECTOR>(row + i * depthwiseChannels);
+        ARCH_UNROLL
+        for (int kx = 0; kx < KERNEL; ++kx) {
+          ARCH_UNROLL
+          for (int i = 0; i < strip; ++i) multiplyAdd(acc[i], window[i * STRIDE + kx], taps[ky * KERNEL + kx]);
+        }
+      }
+    } else {
+      ARCH_NO_UNROLL
+      for (int ky = 0; ky < w.kernelHeight; ++ky) {
+        const int row =
+            ((ty * w.strideHeight + ky * w.dilationHeight) * p.inWidth + tx * w.strideWidth) * depthwiseChannels +
+            lane * VECTOR;
+        ARCH_NO_UNROLL
+        for (int kx = 0; kx < w.kernelWidth; ++kx)
+          multiplyAdd(acc[0], tile.load<VECTOR>(row + kx * w.dilationWidth * depthwiseChannels),
+                      p.filter.load<VECTOR>((int64_t{ky} * w.kernelWidth + kx) * p.channels + c));
+      }
+    }
+    const int64_t y = ((int64_t{n} * w.outHeight + oy) * w.outWidth + ox0 + tx) * p.channels + c;
+    ARCH_UNROLL
+    for (int i = 0; i < strip; ++i)
+      if (ox0 + tx + i < w.outWidth) epilogue.store(p.epilogue, p.y, y + int64_t{i} * p.channels, acc[i]);
+  }
+}
+
+template <int VECTOR>
+__global__ void __launch_bounds__(depthwiseThreads, depthwiseMinBlocks)
+    depthwiseDirect(const __grid_constant__ DepthwiseParameters p) {
+  static_assert(VECTOR == 1 || VECTOR == 4, "4 or 16 bytes");
+  const Window& w = p.window;
+  const int outChannels = p.channels * p.multiplier, groups = outChannels / VECTOR;
+  const int64_t tasks = int64_t{p.batch} * w.outHeight * w.outWidth * groups;
+  const int64_t task = int64_t{arch::blockX()} * depthwiseThreads + arch::threadIndex();
+  if (task >= tasks) return;
+  const int o = static_cast<int>(task % groups) * VECTOR;
+  const int c = o / p.multiplier;  // VECTOR 4 only with multiplier 1
+  const int pixel = static_cast<int>(task / groups);
+  const int ox = pixel % w.outWidth, oy = pixel / w.outWidth % w.outHeight, n = pixel / w.outWidth / w.outHeight;
+  const ChannelPrologue<VECTOR> prologue(p.prologue, c);
+  Floats<VECTOR> acc = filled<VECTOR>(0.f);
+  ARCH_NO_UNROLL
+  for (int ky = 0; ky < w.kernelHeight; ++ky) {
+    const int iy = oy * w.strideHeight - w.top + ky * w.dilationHeight;
+    if (iy < 0 || iy >= w.height) continue;
+    ARCH_NO_UNROLL
+    for (int kx = 0; kx < w.kernelWidth; ++kx) {
+      const int ix = ox * w.strideWidth - w.left + kx * w.dilationWidth;
+      if (ix < 0 || ix >= w.width) continue;
+      Floats<VECTOR> value = p.x.load<VECTOR>(((int64_t{n} * w.height + iy) * w.width + ix) * p.channels + c);
+      prologue.apply(value);
+      multiplyAdd(acc, value, p.filter.load<VECTOR>((int64_t{ky} * w.kernelWidth + kx) * outChannels + o));
+    }
+  }
+  ChannelEpilogue<VECTOR>(p.epilogue, o).store(p.epilogue, p.y, int64_t{pixel} * outChannels + o, acc);
+}
+
+}  // namespace sepconv::cuda

@@ -1,0 +1,102 @@
+// What convolution kernels do before and after the sum of products: xin = inputActivation(x * scale[c] + shift[c]) on
+// the way in, y = activation(acc * scale[c] + shift[c] + residual) on the way out. Absent operands cost a uniform
+// branch.
+#pragma once
+#include "../arch/math.h"
+#include "../arch/memory.h"
+#include "../problem.h"
+
+namespace sepconv::cuda {
+
+template <int N>
+using Floats = arch::Vec<float, N>;
+using Input = arch::Global<const float>;
+using Output = arch::Global<float>;
+
+// Host side: a view of `count` elements, or of nothing.
+inline Input view(const float* data, int64_t count) { return {data, data ? count : 0}; }
+inline Output view(float* data, int64_t count) { return {data, count}; }
+
+__device__ __forceinline__ float activate(float x, Activation activation) {
+  if (activation == Activation::relu) return x > 0.f ? x : (x == x ? 0.f : x);  // NaN stays NaN
+  if (activation == Activation::elu) return x > 0.f ? x : expm1f(x);
+  return x;
+}
+
+template <int N>
+__device__ __forceinline__ void activate(Floats<N>& x, Activation activation) {
+  if (activation == Activation::none) return;
+  ARCH_UNROLL
+  for (int i = 0; i < N; ++i) x[i] = activate(x[i], activation);
+}
+
+template <int N>
+__device__ __forceinline__ Floats<N> filled(float value) {
+  Floats<N> result;
+  ARCH_UNROLL
+  for (int i = 0; i < N; ++i) result[i] = value;
+  return result;
+}
+
+// acc += a * b
+template <int N>
+__device__ __forceinline__ void multiplyAdd(Floats<N>& acc, const Floats<N>& a, const Floats<N>& b) {
+  ARCH_UNROLL
+  for (int i = 0; i < N; ++i) acc[i] = arch::fma(a[i], b[i], acc[i]);
+}
+
+struct Prologue {
+  Input scale, shift;  // [c]
+  Activation activation;
+
+  __device__ __forceinline__ bool present() const {
+    return activation != Activation::none || scale.present() || shift.present();
+  }
+};
+
+// The prologue of N channels, its operands in registers.
+template <int N>
+struct ChannelPrologue {
+  Floats<N> scale, shift;
+  Activation activation;
+
+  __device__ __forceinline__ ChannelPrologue(const Prologue& p, int channel)
+      : scale(p.scale.present() ? p.scale.load<N>(channel) : filled<N>(1.f)),
+        shift(p.shift.present() ? p.shift.load<N>(channel) : filled<N>(0.f)),
+        activation(p.activation) {}
+
+  __device__ __forceinline__ void apply(Floats<N>& x) const {
+    ARCH_UNROLL
+    for (int i = 0; i < N; ++i) x[i] = arch::fma(x[i], scale[i], shift[i]);
+    activate(x, activation);
+  }
+};
+
+struct Epilogue {
+  Input scale, shift, residual;  // [c], [c], like y
+  Activation activation;
+};
+
+template <int N>
+struct ChannelEpilogue {
+  Floats<N> scale, shift;
+
+  __device__ __forceinline__ ChannelEpilogue(const Epilogue& p, int channel)
+      : scale(p.scale.present() ? p.scale.load<N>(channel) : filled<N>(1.f)),
+        shift(p.shift.present() ? p.shift.load<N>(channel) : filled<N>(0.f)) {}
+
+  // `index`: of the first of the N elements in y.
+  __device__ __forceinline__ void store(const Epilogue& p, const Output& y, int64_t index, Floats<N> acc) const {
+    ARCH_UNROLL
+    for (int i = 0; i < N; ++i) acc[i] = arch::fma(acc[i], scale[i], shift[i]);
+    if (p.residual.present()) {
+      const Floats<N> residual = p.residual.load<N>(index);
+      ARCH_UNROLL
+      for (int i = 0; i < N; ++i) acc[i] += residual[i];
+    }
+    activate(acc, p.activation);
+    y.store<N>(index, acc);
+  }
+};
+
+}  // namespace sepconv::cuda

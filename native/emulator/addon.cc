@@ -1,0 +1,71 @@
+// The addon's surface with the emulated executors in place of the native ones: executors(), openExecutor(name); the
+// classes are those of native/addon. Beyond that, describeKernel() shows the choice of tiles, explainNoDevice() the
+// reasons. Built by scripts/build-emulator.mjs for tests, never by npm ci.
+#include <napi.h>
+
+#include "../addon/convert.h"
+#include "../addon/errors.h"
+#include "../addon/wrappers.h"
+#include "../cuda/discovery.h"
+#include "../cuda/kernel.h"
+#include "emulator.h"
+
+namespace sepconv::addon {
+namespace {
+
+Napi::Value executors(const Napi::CallbackInfo& info) {
+  return guarded(info.Env(), [&] {
+    const std::vector<ExecutorInfo> all = emulator::executors();
+    Napi::Array array = Napi::Array::New(info.Env(), all.size());
+    for (size_t i = 0; i < all.size(); ++i) array.Set(static_cast<uint32_t>(i), fromInfo(info.Env(), all[i]));
+    return array;
+  });
+}
+
+Napi::Value openExecutor(const Napi::CallbackInfo& info) {
+  return guarded(info.Env(), [&] {
+    if (!info[0].IsString()) throw Error("ERR_ARGUMENT", "openExecutor takes a name");
+    return ExecutorWrapper::create(info.Env(), emulator::open(info[0].As<Napi::String>().Utf8Value()));
+  });
+}
+
+// describeKernel(kernel, inputTypes, outputTypes, attributes, multiprocessors): what is chosen on a GPU of that size.
+Napi::Value describeKernel(const Napi::CallbackInfo& info) {
+  return guarded(info.Env(), [&] {
+    const CallDescription call = toCall(info[0], info[1], info[2], info[3]);
+    cuda::DeviceProperties device;
+    device.multiprocessors = static_cast<int>(toSize(info[4], "multiprocessors"));
+    const auto found = cuda::kernels().find(call.kernel);
+    if (found == cuda::kernels().end()) throw Error("ERR_DEVICE", "there is no kernel '" + call.kernel + "'");
+    return Napi::String::New(info.Env(), found->second(call, device)->describe());
+  });
+}
+
+// explainNoDevice(error, errorText, driverVersion, runtimeVersion): what executors() of the real addon would say.
+Napi::Value explainNoDevice(const Napi::CallbackInfo& info) {
+  return guarded(info.Env(), [&] {
+    const auto number = [&](size_t i) { return info[i].As<Napi::Number>().Int32Value(); };
+    return fromInfo(info.Env(),
+                    cuda::explainNoDevice(number(0), info[1].As<Napi::String>().Utf8Value(), number(2), number(3)));
+  });
+}
+
+Napi::Object initialise(Napi::Env env, Napi::Object exports) {
+  auto* classes = new Classes;
+  classes->executor = Napi::Persistent(ExecutorWrapper::define(env));
+  classes->memory = Napi::Persistent(MemoryWrapper::define(env));
+  classes->program = Napi::Persistent(ProgramWrapper::define(env));
+  env.SetInstanceData(classes);
+  exports.Set("version", SEPCONV_VERSION);
+  exports.Set("executors", Napi::Function::New(env, executors, "executors"));
+  exports.Set("openExecutor", Napi::Function::New(env, openExecutor, "openExecutor"));
+  exports.Set("describeKernel", Napi::Function::New(env, describeKernel, "describeKernel"));
+  exports.Set("explainNoDevice", Napi::Function::New(env, explainNoDevice, "explainNoDevice"));
+  return exports;
+}
+
+}  // namespace
+}  // namespace sepconv::addon
+
+static Napi::Object initialise(Napi::Env env, Napi::Object exports) { return sepconv::addon::initialise(env, exports); }
+NODE_API_MODULE(sepconv_emulator, initialise)

@@ -1,0 +1,153 @@
+// DeviceInterface on the host: memory from the heap, filled with NaN, launches run at once by block.cc. The memory is
+// limited to 64 MiB, so that running out of it can be tested.
+#include <chrono>
+#include <cstdlib>
+#include <cstring>
+#include <mutex>
+#include <unordered_map>
+
+#include "../cuda/discovery.h"
+#include "../cuda/executor.h"
+#include "block.h"
+#include "emulator.h"
+
+namespace sepconv::emulator {
+namespace {
+
+constexpr size_t memoryBytes = size_t{64} << 20;
+
+struct KeptLaunch {
+  cuda::Launch launch;
+  std::vector<unsigned char> parameters;
+};
+
+class EmulatedRecording final : public cuda::Recording {
+ public:
+  std::vector<KeptLaunch> launches;
+};
+
+class EmulatedDevice final : public cuda::DeviceInterface {
+ public:
+  explicit EmulatedDevice(const Mode& mode) : mode_(mode) {
+    properties_.name = "emulator";
+    properties_.major = 8;
+    // Few, so that shapes small enough to emulate reach the tiles of large problems too.
+    properties_.multiprocessors = 2;
+  }
+
+  const cuda::DeviceProperties& properties() const override { return properties_; }
+
+  Memory memory() override {
+    std::lock_guard<std::mutex> lock(mutex_);
+    return {memoryBytes - used_, memoryBytes};
+  }
+
+  void* allocate(size_t bytes) override {
+    std::lock_guard<std::mutex> lock(mutex_);
+    // Not rounded up: an overrun must leave the block.
+    void* pointer = nullptr;
+    if (bytes > memoryBytes - used_ || posix_memalign(&pointer, 256, bytes))
+      throw Error("ERR_MEMORY", "emulator: out of memory: needed " + std::to_string(bytes) + " bytes");
+    std::memset(pointer, 0xff, bytes);
+    used_ += bytes;
+    sizes_[pointer] = bytes;
+    return pointer;
+  }
+
+  void release(void* pointer) override {
+    std::lock_guard<std::mutex> lock(mutex_);
+    const auto found = sizes_.find(pointer);
+    used_ -= found->second;
+    sizes_.erase(found);
+    std::free(pointer);
+  }
+
+  void copyIn(void* device, const void* host, size_t bytes) override { std::memcpy(device, host, bytes); }
+  void copyOut(void* host, const void* device, size_t bytes) override { std::memcpy(host, device, bytes); }
+
+  void launch(const cuda::Launch& launch) override {
+    if (!recording_) return runGrid(launch, mode_, ++seed_);
+    const auto* bytes = static_cast<const unsigned char*>(launch.parameters);
+    recording_->launches.push_back({launch, std::vector<unsigned char>(bytes, bytes + launch.parameterBytes)});
+  }
+
+  void synchronize() override {}
+
+  std::unique_ptr<cuda::Recording> record(const std::function<void()>& body) override {
+    auto recording = std::make_unique<EmulatedRecording>();
+    recording_ = recording.get();
+    try {
+      body();
+    } catch (...) {
+      recording_ = nullptr;
+      throw;
+    }
+    recording_ = nullptr;
+    return recording;
+  }
+
+  void replay(cuda::Recording& recording) override {
+    for (KeptLaunch& kept : static_cast<EmulatedRecording&>(recording).launches) {
+      cuda::Launch launch = kept.launch;
+      launch.parameters = kept.parameters.data();
+      runGrid(launch, mode_, ++seed_);
+    }
+  }
+
+  double time(const std::function<void()>& body) override {
+    const auto start = std::chrono::steady_clock::now();
+    body();
+    return std::chrono::duration<double, std::nano>(std::chrono::steady_clock::now() - start).count();
+  }
+
+ private:
+  const Mode& mode_;
+  cuda::DeviceProperties properties_;
+  EmulatedRecording* recording_ = nullptr;
+  uint32_t seed_ = 0;
+  std::mutex mutex_;
+  size_t used_ = 0;
+  std::unordered_map<void*, size_t> sizes_;
+};
+
+ExecutorInfo describe(const Mode& mode) {
+  ExecutorInfo info;
+  info.name = std::string("emulator:") + mode.name;
+  info.available = true;
+  info.properties["panel"] = 0.0;
+  info.properties["kernels"] = cuda::kernelNames();
+  info.properties["dtypes"] = std::vector<std::string>{"float32"};
+  return info;
+}
+
+const cuda::Registry& registry() {
+  static const cuda::Registry all = [] {
+    cuda::Registry kernels = cuda::kernels();
+    registerTestKernels(kernels);
+    return kernels;
+  }();
+  return all;
+}
+
+}  // namespace
+
+std::vector<ExecutorInfo> executors() {
+  std::vector<ExecutorInfo> all;
+  for (const Mode& mode : modes) all.push_back(describe(mode));
+  return all;
+}
+
+std::unique_ptr<Executor> open(const std::string& name) {
+  std::string known;
+  for (const Mode& mode : modes) {
+    ExecutorInfo info = describe(mode);
+    if (name == info.name || (name == "emulator" && &mode == modes)) {
+      info.name = name;
+      return cuda::makeExecutor(std::make_unique<EmulatedDevice>(mode), std::move(info), registry());
+    }
+    known += (known.empty() ? "" : ", ") + info.name;
+  }
+  throw Error("ERR_DEVICE", "there is no '" + name + "': expected emulator or one of " + known);
+}
+
+}  // namespace sepconv::emulator

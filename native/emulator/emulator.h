@@ -1,0 +1,19 @@
+// The CUDA executor on the host, one executor per adversary mode: 'emulator:fair', 'emulator:random', ...; plain
+// 'emulator' is the first. For tests only.
+#pragma once
+#include <memory>
+#include <vector>
+
+#include "../cuda/kernel.h"
+#include "../kernels/executor.h"
+
+namespace sepconv::emulator {
+
+std::vector<ExecutorInfo> executors();
+// Throws ERR_DEVICE for an unknown name.
+std::unique_ptr<Executor> open(const std::string& name);
+
+// 'emulatorCheck': a kernel with one seeded bug by attribute; test_kernels.cu.
+void registerTestKernels(cuda::Registry& registry);
+
+}  // namespace sepconv::emulator

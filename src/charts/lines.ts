@@ -1,0 +1,65 @@
+/** A line chart: one line with points per series. */
+
+import type { Spec } from 'vega'
+import { CONFIG, renderSvg, SERIES_COLOURS } from './theme.js'
+
+export interface LineChart {
+  readonly title: string
+  readonly subtitle?: string
+  readonly xAxis: string
+  readonly yAxis: string
+  readonly lines: readonly { readonly name: string; readonly points: readonly (readonly [x: number, y: number])[] }[]
+  /** Default `'linear'`; `'log'` is of base 2, for sizes that double. */
+  readonly xScale?: 'linear' | 'log'
+  /** Whether the y axis begins at 0. Default true. */
+  readonly zero?: boolean
+}
+
+/** @returns the chart as the text of an SVG file. */
+export function lineChart(chart: LineChart): Promise<string> {
+  return renderSvg(lineSpec(chart))
+}
+
+export function lineSpec({ title, subtitle, xAxis, yAxis, lines, xScale = 'linear', zero = true }: LineChart): Spec {
+  const values = lines.flatMap(({ name, points }) => points.filter(([, y]) => Number.isFinite(y)).map(([x, y]) => ({ series: name, x, y })))
+  const xs = [...new Set(values.map(({ x }) => x))].sort((a, b) => a - b)
+  const encodeXY = { x: { scale: 'x', field: 'x' }, y: { scale: 'y', field: 'y' } }
+  return {
+    $schema: 'https://vega.github.io/schema/vega/v6.json',
+    ...structuredClone(CONFIG),
+    title: { text: title, ...(subtitle !== undefined && { subtitle }) },
+    width: 560,
+    height: 300,
+    data: [{ name: 'table', values }],
+    scales: [
+      xScale === 'log'
+        ? { name: 'x', type: 'log', base: 2, domain: { data: 'table', field: 'x' }, range: 'width' }
+        : { name: 'x', type: 'linear', domain: { data: 'table', field: 'x' }, range: 'width', zero: false },
+      { name: 'y', type: 'linear', domain: { data: 'table', field: 'y' }, range: 'height', zero, nice: true },
+      { name: 'series', type: 'ordinal', domain: lines.map(({ name }) => name), range: SERIES_COLOURS.slice(1, lines.length + 1) },
+    ],
+    axes: [
+      { orient: 'bottom', scale: 'x', title: xAxis, ...(xs.length <= 12 && { values: xs, format: 'd' }) },
+      { orient: 'left', scale: 'y', title: yAxis, grid: true, domain: false, tickCount: 6 },
+    ],
+    legends: [{ fill: 'series', orient: 'top', direction: 'horizontal', columnPadding: 18 }],
+    marks: [
+      {
+        type: 'group',
+        from: { facet: { data: 'table', name: 'facet', groupby: 'series' } },
+        marks: [
+          {
+            type: 'line',
+            from: { data: 'facet' },
+            encode: { enter: { ...encodeXY, stroke: { scale: 'series', field: 'series' }, strokeWidth: { value: 2 } } },
+          },
+          {
+            type: 'symbol',
+            from: { data: 'facet' },
+            encode: { enter: { ...encodeXY, fill: { scale: 'series', field: 'series' }, size: { value: 36 } } },
+          },
+        ],
+      },
+    ],
+  }
+}

@@ -1,0 +1,38 @@
+/** The pipeline from a traced graph to programs: optimise for a target, split off what can be prepared, lower. */
+
+import { decompose } from './passes/decompose.js'
+import { mergeCommon } from './passes/common.js'
+import { fuseEpilogue } from './passes/fuse-epilogue.js'
+import { fusePrologue } from './passes/fuse-prologue.js'
+import { fuseSeparable, fuseStatistics } from './passes/fuse-separable.js'
+import { hoist, packFilters } from './passes/prepare.js'
+import { recompute } from './passes/recompute.js'
+import type { Graph } from './graph.js'
+import { type Lowered, lower } from './lower.js'
+import { eliminateDeadCode } from './rewrite.js'
+import type { Target } from './target.js'
+
+export interface CompileGraphOptions {
+  /** Most bytes for the arena; what is cheap to compute again is then not kept (ERR_MEMORY when even that does not fit). */
+  memoryLimit?: number
+  /** Off: every op is a call of its own (verification, teaching). Default on. */
+  optimise?: boolean
+}
+
+export interface Compiled {
+  /** The optimised graph that `main` was lowered from. */
+  readonly graph: Graph
+  readonly main: Lowered
+  /** Makes folded and packed weights out of state; its outputs are named by the keys of `main`'s prepared buffers. */
+  readonly prepare?: Lowered
+}
+
+export function compileGraph(traced: Graph, target: Target, options: CompileGraphOptions = {}): Compiled {
+  let graph = decompose(eliminateDeadCode(traced))
+  if (options.optimise === false) return { graph, main: lower(graph, target) }
+  graph = fusePrologue(fuseEpilogue(mergeCommon(graph)))
+  if (options.memoryLimit !== undefined) graph = recompute(graph, options.memoryLimit, target)
+  graph = packFilters(fuseStatistics(fuseSeparable(graph, target)), target)
+  const { main, prepare } = hoist(graph)
+  return { graph: main, main: lower(main, target), ...(prepare && { prepare: lower(prepare, target) }) }
+}

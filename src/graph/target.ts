@@ -1,0 +1,19 @@
+/**
+ * What passes and the memory planner may ask about the device that a graph is compiled for. Plain data and pure functions, so
+ * that the choice of kernels can be printed and tested without the device.
+ */
+
+import type { Attributes } from './graph.js'
+import type { DType, TensorType } from './types.js'
+
+export interface Target {
+  readonly name: 'reference' | 'cpu' | 'cuda'
+  /** Storage types that its kernels take for activations and weights. */
+  readonly dtypes: readonly DType[]
+  /** Columns per panel of a packed right-hand operand, `0` where weights are used as they are. */
+  readonly panel: number
+  /** Whether depthwise and pointwise of this shape run faster as one kernel. */
+  fusesSeparable(shape: { kernel: readonly [number, number]; strides: readonly [number, number]; cin: number; multiplier: number; cout: number; height: number; width: number }): boolean
+  /** Bytes of scratch that a call needs; the planner gives them a place in the arena. */
+  workspaceBytes(kernel: string, inputs: readonly (TensorType | null)[], outputs: readonly TensorType[], attributes: Attributes): number
+}

@@ -1,0 +1,13 @@
+export { createModel, loadModel, Model, type ModelConfig, type ModelOptions, type Prediction, type Preprocessing } from './model.js'
+export { type Architecture, listModels, type Network, registerModel } from './registry.js'
+export { type LayerSummary, type ModelSummary, summarize } from './summary.js'
+export { buildXception, type XceptionOptions } from './xception.js'
+
+import { Model, type ModelOptions } from './model.js'
+import type { XceptionOptions } from './xception.js'
+
+/** Xception with random weights, without waiting for a file; see {@link XceptionOptions}. */
+export function xception(options: XceptionOptions & Omit<ModelOptions, 'weights'> = {}): Model {
+  const { device, seed, labels, preprocessing, ...architecture } = options
+  return new Model('xception', architecture as Record<string, unknown>, { device, seed, labels, preprocessing })
+}

@@ -1,0 +1,47 @@
+/** Model architectures by name: `createModel('xception')` finds them here, and so does every command. */
+
+import { nearest, SepconvError } from '../errors.js'
+import type { Value } from '../graph/graph.js'
+import type { Layer } from '../nn/layer.js'
+
+/** What an architecture builds: layers, and what one must know to feed them. */
+export interface Network {
+  /** Owns every variable. */
+  readonly root: Layer
+  /** [n, h, w, c] float32, normalised → logits [n, classes], an embedding, or named feature maps. */
+  forward(x: Value): Value | Readonly<Record<string, Value>>
+  /** Height and width that it was built for. */
+  readonly inputSize: number
+  readonly inputChannels: number
+  /** 0 where the output is no score per class. */
+  readonly classes: number
+  /** Whether the same weights take other input sizes. */
+  readonly variableInputSize: boolean
+}
+
+export interface Architecture {
+  readonly name: string
+  readonly description: string
+  /** Names of the options that `build` takes. */
+  readonly options: readonly string[]
+  build(options: Readonly<Record<string, unknown>>): Network
+}
+
+const architectures = new Map<string, Architecture>()
+
+/** Makes an architecture known by its name. @throws ERR_ARGUMENT when the name is taken. */
+export function registerModel(architecture: Architecture): void {
+  if (architectures.has(architecture.name)) throw new SepconvError('ERR_ARGUMENT', `registerModel: '${architecture.name}' is registered already`, { subject: 'name', given: architecture.name })
+  architectures.set(architecture.name, architecture)
+}
+
+/** Every registered architecture. */
+export const listModels = (): { name: string; description: string }[] => [...architectures.values()].map(({ name, description }) => ({ name, description }))
+
+/** @throws ERR_ARGUMENT for a name that is not registered, with the nearest one. */
+export function architecture(name: string): Architecture {
+  const found = architectures.get(name)
+  if (found) return found
+  const near = nearest(name, [...architectures.keys()])
+  throw new SepconvError('ERR_ARGUMENT', `there is no model '${name}'`, { subject: 'model', given: name, expected: [...architectures.keys()], hint: near ? `Did you mean '${near}'?` : `Models: ${[...architectures.keys()].join(', ')}` })
+}

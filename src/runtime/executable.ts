@@ -1,0 +1,176 @@
+/**
+ * A compiled graph on a device: its programs loaded, its state bound, its prepared weights kept up to date. Outputs are fresh
+ * tensors that no later run overwrites.
+ */
+
+import { SepconvError } from '../errors.js'
+import type { Compiled } from '../graph/compile.js'
+import { byteLength, formatType, sameType, type TensorType } from '../graph/types.js'
+import { now, type Variable } from '../graph/variable.js'
+import type { DeviceMemory, Executor, LoadedProgram, RunOptions } from './executor.js'
+import type { Program } from './program.js'
+import { stateMemory } from './state.js'
+import { Tensor } from './tensor.js'
+
+/** Folded or packed weights, shared by all executables that want the same (batch sizes of one model, say). */
+interface Prepared {
+  readonly memory: DeviceMemory
+  /** Valid while no variable behind it has a later version. */
+  at: number
+  users: number
+}
+
+const preparedOn = new WeakMap<Executor, Map<string, Prepared>>()
+
+export class Executable {
+  readonly inputs: readonly { readonly name: string; readonly type: TensorType }[]
+  readonly outputs: readonly { readonly name: string; readonly type: TensorType }[]
+  readonly #main: LoadedProgram
+  readonly #prepare: LoadedProgram | undefined
+  readonly #prepared: Prepared[] = []
+  readonly #preparedKeys: string[] = []
+  readonly #updated: readonly Variable[]
+  #disposed = false
+
+  constructor(
+    readonly executor: Executor,
+    readonly compiled: Compiled,
+  ) {
+    const { main, prepare } = compiled
+    this.#main = this.#load(compiled.main)
+    this.#prepare = prepare && this.#load(prepare)
+    this.#updated = compiled.graph.updates.map(({ variable }) => variable)
+    const { buffers } = main.program
+    const describe = (index: number) => ({ name: buffers[index]!.name!, type: { shape: buffers[index]!.shape, dtype: buffers[index]!.dtype } })
+    this.inputs = main.program.inputs.map(describe)
+    this.outputs = main.program.outputs.map(describe)
+    const store = this.#store()
+    prepare?.program.outputs.forEach((index) => {
+      const { name, bytes } = prepare.program.buffers[index]!
+      let entry = store.get(name!)
+      if (!entry) store.set(name!, (entry = { memory: executor.allocate(bytes), at: -1, users: 0 }))
+      entry.users++
+      this.#prepared.push(entry)
+      this.#preparedKeys.push(name!)
+    })
+    buffers.forEach((buffer, i) => {
+      if (buffer.place === 'prepared' && buffer.view === undefined) this.#main.bind(i, { memory: store.get(buffer.name!)!.memory, offset: 0 })
+    })
+  }
+
+  /** The program as plain data: print it, save it, replay it elsewhere. */
+  get program(): Program {
+    return this.compiled.main.program
+  }
+
+  /** The program that folds and packs weights, when there is one. */
+  get prepareProgram(): Program | undefined {
+    return this.compiled.prepare?.program
+  }
+
+  /** Bytes that this executable alone keeps on the device besides the shared arena and state. */
+  get ownBytes(): number {
+    const constants = this.program.buffers.reduce((sum, buffer) => sum + (buffer.place === 'constant' ? buffer.bytes : 0), 0)
+    return constants + this.#prepared.reduce((sum, entry) => sum + (entry.users === 1 ? entry.memory.bytes : 0), 0)
+  }
+
+  /**
+   * Runs the program. Runs on one device complete in the order in which they were started.
+   * @throws ERR_SHAPE, ERR_DTYPE, ERR_DEVICE for inputs that do not fit; the signal's reason when aborted in time.
+   */
+  async run(inputs: readonly Tensor[], options: RunOptions = {}): Promise<Tensor[]> {
+    options.signal?.throwIfAborted()
+    const bindings = this.#check(inputs)
+    this.#refresh((program, outputs) => void program.run([], outputs))
+    const outputs = this.#allocate()
+    const done = this.#main.run(bindings, outputs.map((output) => output.binding), options)
+    this.#written()
+    try {
+      await done
+    } catch (error) {
+      for (const output of outputs) output.dispose()
+      throw error
+    }
+    return outputs
+  }
+
+  /** {@link run} on the calling thread. */
+  runSync(inputs: readonly Tensor[]): Tensor[] {
+    const bindings = this.#check(inputs)
+    this.#refresh((program, outputs) => program.runSync([], outputs))
+    const outputs = this.#allocate()
+    this.#main.runSync(bindings, outputs.map((output) => output.binding))
+    this.#written()
+    return outputs
+  }
+
+  /** Nanoseconds that each call of the program took in one more run. */
+  profile(inputs: readonly Tensor[]): Float64Array {
+    const bindings = this.#check(inputs)
+    this.#refresh((program, outputs) => program.runSync([], outputs))
+    const outputs = this.#allocate()
+    const times = this.#main.profile(bindings, outputs.map((output) => output.binding))
+    this.#written()
+    for (const output of outputs) output.dispose()
+    return times
+  }
+
+  dispose(): void {
+    if (this.#disposed) return
+    this.#disposed = true
+    this.#main.dispose()
+    this.#prepare?.dispose()
+    const store = this.#store()
+    this.#prepared.forEach((entry, i) => {
+      if (--entry.users > 0) return
+      entry.memory.dispose()
+      store.delete(this.#preparedKeys[i]!)
+    })
+  }
+
+  #load(lowered: Compiled['main']): LoadedProgram {
+    const loaded = this.executor.load(lowered.program)
+    for (const [index, variable] of lowered.variables) loaded.bind(index, { memory: stateMemory(variable, this.executor), offset: 0 })
+    return loaded
+  }
+
+  #store(): Map<string, Prepared> {
+    let store = preparedOn.get(this.executor)
+    if (!store) preparedOn.set(this.executor, (store = new Map()))
+    return store
+  }
+
+  /** Makes the prepared values anew when a variable behind them has changed since. */
+  #refresh(run: (program: LoadedProgram, outputs: { memory: DeviceMemory; offset: number }[]) => void): void {
+    const { prepare } = this.compiled
+    if (!prepare || !this.#prepare) return
+    const oldest = Math.min(...this.#prepared.map((entry) => entry.at))
+    let changed = oldest < 0
+    for (const variable of prepare.variables.values()) if (variable.version > oldest) changed = true
+    if (!changed) return
+    run(
+      this.#prepare,
+      this.#prepared.map(({ memory }) => ({ memory, offset: 0 })),
+    )
+    for (const entry of this.#prepared) entry.at = now()
+  }
+
+  #check(inputs: readonly Tensor[]) {
+    if (this.#disposed) throw new SepconvError('ERR_DISPOSED', 'the executable was used after dispose()')
+    if (inputs.length !== this.inputs.length) throw new SepconvError('ERR_ARGUMENT', `expected ${this.inputs.length} inputs (${this.inputs.map(({ name }) => name).join(', ')}), got ${inputs.length}`)
+    return inputs.map((input, i) => {
+      const { name, type } = this.inputs[i]!
+      if (!sameType(input.type, type)) throw new SepconvError(input.dtype === type.dtype ? 'ERR_SHAPE' : 'ERR_DTYPE', `input '${name}': expected ${formatType(type)}, got ${formatType(input.type)}`, { subject: name, expected: type, given: input.type })
+      if (input.executor !== this.executor) throw new SepconvError('ERR_DEVICE', `input '${name}' is on device '${input.device}', the program runs on '${this.executor.name}'`, { subject: name, expected: this.executor.name, given: input.device })
+      return input.binding
+    })
+  }
+
+  #allocate(): Tensor[] {
+    return this.outputs.map(({ type }) => new Tensor(type, this.executor.allocate(byteLength(type))))
+  }
+
+  #written(): void {
+    for (const variable of this.#updated) variable.touch()
+  }
+}

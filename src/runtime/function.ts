@@ -1,0 +1,338 @@
+/**
+ * Compiled functions: ordinary TypeScript on values becomes one program per signature (shapes, dtypes, form of the arguments),
+ * kept in a bounded cache. With an optimizer, forward pass, loss, backward pass and update are one program and one native call.
+ */
+
+import { checkOptions, SepconvError } from '../errors.js'
+import { compileGraph } from '../graph/compile.js'
+import { differentiate } from '../graph/differentiate.js'
+import type { Graph, Value } from '../graph/graph.js'
+import { opDefinition } from '../graph/op.js'
+import { emit, emitAll, type Lifted, registerEager, trace, type TraceContext } from '../graph/trace.js'
+import { formatType } from '../graph/types.js'
+import type { Variable } from '../graph/variable.js'
+import { ExecutableCache } from './cache.js'
+import { type DeviceName, openDevice } from './device.js'
+import { Executable } from './executable.js'
+import type { Executor, RunOptions } from './executor.js'
+import type { Program } from './program.js'
+import { flatten, formOf, isTensorLeaf, isValue, type Structure, unflatten } from './structure.js'
+import { type Tensor, upload } from './tensor.js'
+
+/** How an optimizer changes parameters; see src/train/optimizer.ts for the ones that ship. */
+export interface Optimizer {
+  readonly name: string
+  /** The rate used by `step.run` when none is given. */
+  readonly rate: number
+  /** Emits the update of all parameters: reads `rate` (scalar), does nothing where `flag` is 0, multiplies gradients by `scale`. */
+  update(call: { readonly graph: Graph; readonly rate: Value; readonly flag: Value; readonly scale: Value; readonly parameters: readonly ParameterGradient[] }): ParameterValue[]
+}
+export interface ParameterGradient {
+  readonly variable: Variable
+  readonly gradient: Value
+}
+/** A parameter's new value after the update. */
+export interface ParameterValue {
+  readonly variable: Variable
+  readonly value: Value
+}
+
+/** A second copy of every parameter that follows the first slowly, for evaluation (Polyak and Juditsky 1992). */
+export interface WeightAverage {
+  /** The averaged copy of a variable. */
+  variable(of: Variable): Variable
+}
+
+export interface CompileOptions {
+  /** Default `'auto'`; tensors passed in must be on this device. */
+  device?: DeviceName
+  /** Most bytes of scratch memory; values that are cheap to compute again are then recomputed. Default: no limit. */
+  memoryLimit?: number
+  /** Off: no fusion, one call per op. Default on. */
+  optimise?: boolean
+  /** Layers behave as in training (batch statistics, dropout). Default: whether `train` is given. */
+  training?: boolean
+  /** Reads another variable in place of one, such as its average. */
+  substitute?: (variable: Variable) => Variable
+}
+
+const COMPILE_OPTIONS = ['device', 'memoryLimit', 'optimise', 'training', 'substitute', 'train', 'average', 'clipNorm']
+
+export interface TrainOptions extends CompileOptions {
+  /** The optimizer that the step applies to every trainable variable that the loss depends on. */
+  train: Optimizer
+  /** An average of the weights kept beside them; its decay is an argument of each run. */
+  average?: WeightAverage
+  /** Gradients are scaled down so that their global norm is at most this. Default: no limit. */
+  clipNorm?: number
+}
+
+/** What changes from step to step without a new program. */
+export interface StepOptions extends RunOptions {
+  /** Learning rate of this step. Default: the optimizer's. */
+  rate?: number
+  /** Global index of the batch's first sample, which the random generator is keyed with. Default: counts up by itself. */
+  sample?: number
+  /** Decay of the weight average at this step. Default 0.999. */
+  decay?: number
+}
+
+export interface CompiledFunction<A extends readonly unknown[], R> {
+  (...args: A): Promise<R>
+  run(...args: A): Promise<R>
+  runSync(...args: A): R
+  /** The program for these arguments; nothing runs. */
+  program(...args: A): Program
+  /** The executable behind these arguments: for profiles and verification. */
+  executable(...args: A): Executable
+  dispose(): void
+}
+
+export interface TrainStep<B, R> {
+  /** One step: outputs of the function, and `finite` (1, or 0 when a loss or gradient was not and nothing was changed). */
+  run(batch: B, options?: StepOptions): Promise<R & { loss: Tensor; finite: Tensor }>
+  /** Every trainable variable that the loss depends on; known after the first run or `executable()`. */
+  readonly parameters: readonly Variable[]
+  executable(batch: B): Executable
+  dispose(): void
+}
+
+type Inputs<A extends readonly unknown[]> = { [K in keyof A]: Lifted<A[K]> }
+
+/**
+ * Compiles a function of values, or a whole training step.
+ *
+ * `compile(f)` gives an asynchronous function on tensors. `compile(f, { train: sgd({ rate }) })` gives a step: `f` takes one
+ * batch (a structure of values) and returns the loss (scalar, or per sample, then averaged), alone or as `{ loss, … }`.
+ * @throws whatever `f` throws when it is traced, with the layer's name: ERR_SHAPE, ERR_DTYPE, ERR_ARGUMENT.
+ * @example const f = compile((x) => relu(x)); const y = await f(x)
+ */
+export function compile<B extends Structure, R extends Value | ({ loss: Value } & Record<string, Structure>)>(
+  fn: (batch: B) => R,
+  options: TrainOptions,
+): TrainStep<Lifted<B>, R extends Value ? unknown : Lifted<R>>
+export function compile<A extends readonly Structure[], R extends Structure>(fn: (...args: A) => R, options?: CompileOptions): CompiledFunction<Inputs<A>, Lifted<R>>
+export function compile(fn: (...args: never[]) => Structure, options: CompileOptions | TrainOptions = {}): unknown {
+  checkOptions('compile', options, COMPILE_OPTIONS)
+  if (typeof fn !== 'function') throw new SepconvError('ERR_ARGUMENT', 'compile: expected a function of values', { subject: 'compile', given: typeof fn })
+  return 'train' in options && options.train ? trainStep(fn as (batch: never) => Structure, options) : compiledFunction(fn, options)
+}
+
+const typeText = (leaf: Tensor): string => formatType(leaf.type)
+
+/** Tracing and caching that plain functions and steps share. */
+class Specializer {
+  readonly cache = new ExecutableCache()
+  readonly forms = new Map<string, unknown>()
+  #executor: Executor | undefined
+
+  constructor(
+    private readonly options: CompileOptions,
+    /** Emits everything after the inputs; returns the structure whose leaves become the outputs. */
+    private readonly build: (graph: Graph, context: TraceContext, args: unknown[]) => unknown,
+  ) {}
+
+  get executor(): Executor {
+    this.#executor ??= openDevice(this.options.device)
+    return this.#executor
+  }
+
+  specialize(args: readonly unknown[]): { executable: Executable; signature: string } {
+    const signature = formOf(args, typeText, isTensorLeaf)
+    const executable = this.cache.get(signature, () => {
+      const leaves = flatten(args, isTensorLeaf)
+      const { training = false, substitute } = this.options
+      const graph = trace(
+        (traced, context) => {
+          const values = leaves.map(({ name, leaf }) => traced.input(name, leaf.type))
+          const result = this.build(traced, context, unflatten(args, isTensorLeaf, values.values()) as unknown[])
+          for (const { name, leaf } of flatten(result, isValue)) traced.output(name || 'value', leaf)
+          this.forms.set(signature, result)
+        },
+        { training, ...(substitute && { substitute }) },
+      )
+      return new Executable(this.executor, compileGraph(graph, this.executor.target, this.options))
+    })
+    return { executable, signature }
+  }
+
+  structure(signature: string, outputs: readonly Tensor[]): unknown {
+    return unflatten(this.forms.get(signature), isValue, outputs.values())
+  }
+}
+
+function compiledFunction(fn: (...args: never[]) => Structure, options: CompileOptions): CompiledFunction<readonly unknown[], unknown> {
+  const specializer = new Specializer(options, (_graph, { averages }, args) => {
+    const result = fn(...(args as never[]))
+    averages.length = 0
+    return result
+  })
+  const run = async (...args: readonly unknown[]) => {
+    const { executable, signature } = specializer.specialize(args)
+    return specializer.structure(signature, await executable.run(flatten(args, isTensorLeaf).map(({ leaf }) => leaf)))
+  }
+  const runSync = (...args: readonly unknown[]) => {
+    const { executable, signature } = specializer.specialize(args)
+    return specializer.structure(signature, executable.runSync(flatten(args, isTensorLeaf).map(({ leaf }) => leaf)))
+  }
+  const executable = (...args: readonly unknown[]) => specializer.specialize(args).executable
+  return Object.assign(run, { run, runSync, executable, program: (...args: readonly unknown[]) => executable(...args).program, dispose: () => specializer.cache.clear() })
+}
+
+function trainStep(fn: (batch: never) => Structure, options: CompileOptions & Partial<TrainOptions>): TrainStep<unknown, unknown> {
+  const optimizer = options.train!
+  let parameters: readonly Variable[] = []
+  const specializer = new Specializer({ training: true, ...options }, (graph, context, [batch]) => {
+    const { user, rate, decay, sample } = batch as { user: never; rate: Value; decay: Value; sample: Value }
+    Object.assign(context, { counter: sample })
+    const result = fn(user)
+    const outputs = (isValue(result) ? { loss: result } : { ...result }) as Record<string, Structure>
+    const loss = meanOf(outputs.loss)
+    const trained = graph.nodes.flatMap(({ variable, outputs: [value] }) => (variable?.trainable ? [{ variable, value: value! }] : []))
+    const gradients = differentiate(graph, loss, trained.map(({ value }) => value))
+    const pairs = trained.flatMap(({ variable }, i) => (gradients[i] ? [{ variable, gradient: gradients[i] }] : []))
+    if (pairs.length === 0) throw new SepconvError('ERR_ARGUMENT', 'compile: the loss depends on no trainable variable', { hint: 'Call at least one layer, and freeze not everything' })
+    parameters = pairs.map(({ variable }) => variable)
+    const flag = emit(opDefinition('allFinite'), [loss, ...pairs.map(({ gradient }) => gradient)])
+    const updated = optimizer.update({ graph, rate, flag, scale: gradientScale(graph, pairs, options.clipNorm), parameters: pairs })
+    updateAverages(graph, flag, context.averages)
+    if (options.average) updateWeightAverage(graph, flag, decay, options.average, [...updated, ...runningValues(graph, context)])
+    return { ...outputs, loss, finite: flag }
+  })
+  let samples = 0
+  const inputs = (batch: unknown, step: StepOptions) => {
+    const { executor } = specializer
+    const count = flatten(batch, isTensorLeaf)[0]?.leaf.shape[0] ?? 1
+    const sample = step.sample ?? samples
+    samples = sample + count
+    const scalar = (x: number) => upload(executor, { shape: [], dtype: 'float32' }, Float32Array.of(x))
+    const words = Int32Array.of(sample | 0, Math.floor(sample / 2 ** 32))
+    return { user: batch, rate: scalar(step.rate ?? optimizer.rate), decay: scalar(step.decay ?? 0.999), sample: upload(executor, { shape: [2], dtype: 'int32' }, words) }
+  }
+  return {
+    get parameters() {
+      return parameters
+    },
+    async run(batch, step = {}) {
+      checkOptions('step.run', step, ['rate', 'sample', 'decay', 'signal'])
+      for (const [name, value] of Object.entries({ rate: step.rate, decay: step.decay, sample: step.sample }))
+        if (value !== undefined && !Number.isFinite(value)) throw new SepconvError('ERR_ARGUMENT', `step.run: ${name} must be a finite number, got ${value}`, { subject: name, given: value })
+      const args = inputs(batch, step)
+      const { executable, signature } = specializer.specialize([args])
+      try {
+        const outputs = await executable.run(flatten([args], isTensorLeaf).map(({ leaf }) => leaf), step)
+        return specializer.structure(signature, outputs) as { loss: Tensor; finite: Tensor }
+      } finally {
+        for (const scalar of [args.rate, args.decay, args.sample]) scalar.dispose()
+      }
+    },
+    executable: (batch) => specializer.specialize([inputs(batch, { sample: 0 })]).executable,
+    dispose: () => specializer.cache.clear(),
+  }
+}
+
+function meanOf(loss: Structure | undefined): Value {
+  if (!isValue(loss)) throw new SepconvError('ERR_ARGUMENT', 'compile: a training function must return its loss, alone or as { loss, … }', { subject: 'loss' })
+  return loss.shape.length === 0 ? loss : emit(opDefinition('reduce'), [loss], { function: 'mean', axes: loss.shape.map((_, i) => i), keepDims: false })
+}
+
+/** 1, or clipNorm / norm where the global norm of the gradients exceeds it. */
+function gradientScale(graph: Graph, pairs: readonly ParameterGradient[], clipNorm: number | undefined): Value {
+  const constant = (x: number) => graph.constant({ shape: [], dtype: 'float32' }, Float32Array.of(x))
+  if (clipNorm === undefined) return constant(1)
+  if (!(clipNorm > 0)) throw new SepconvError('ERR_ARGUMENT', `compile: clipNorm must be positive, got ${clipNorm}`, { subject: 'clipNorm', given: clipNorm })
+  const norm = emit(opDefinition('globalNorm'), pairs.map(({ gradient }) => gradient))
+  const binary = (name: string, a: Value, b: Value) => emit(opDefinition('binary'), [a, b], { function: name })
+  return binary('divide', constant(clipNorm), binary('maximum', norm, constant(clipNorm)))
+}
+
+/** Running statistics of layers: all that share a momentum in one call. */
+function updateAverages(graph: Graph, flag: Value, averages: TraceContext['averages']): void {
+  for (const momentum of new Set(averages.map((entry) => entry.momentum))) {
+    const group = averages.filter((entry) => entry.momentum === momentum)
+    const decay = graph.constant({ shape: [], dtype: 'float32' }, Float32Array.of(momentum))
+    const outputs = emitAll(opDefinition('averageUpdate'), [decay, flag, ...group.flatMap(({ variable, value }) => [graph.state(variable), value])], { factor: group.map(({ factor }) => factor) })
+    group.forEach(({ variable }, i) => graph.update(variable, outputs[i]!))
+  }
+}
+
+const runningValues = (graph: Graph, { averages }: TraceContext): ParameterValue[] =>
+  averages.map(({ variable }) => ({ variable, value: graph.updates.find((update) => update.variable === variable)!.value }))
+
+function updateWeightAverage(graph: Graph, flag: Value, decay: Value, average: WeightAverage, values: readonly ParameterValue[]): void {
+  const averaged = values.map(({ variable }) => average.variable(variable))
+  const outputs = emitAll(opDefinition('averageUpdate'), [decay, flag, ...values.flatMap(({ value }, i) => [graph.state(averaged[i]!), value])], { factor: values.map(() => 1) })
+  averaged.forEach((variable, i) => graph.update(variable, outputs[i]!))
+}
+
+export interface ValueAndGradOptions extends CompileOptions {
+  /** Variables whose gradients are wanted too, by name in the result's `variables`. */
+  variables?: readonly Variable[]
+}
+
+/**
+ * The value of a scalar function together with its gradients, without the trainer.
+ * @param fn takes values, returns a float32 scalar.
+ * @returns an asynchronous function of tensors giving `{ value, gradients, variables }`: one gradient per argument (with the
+ *   argument's own structure) and one per variable asked for, by name. Where the value does not depend on one, it is zero.
+ * @throws ERR_SHAPE when the result is no scalar; ERR_DTYPE when an argument is not float32.
+ * @example const { value, gradients: [dx] } = await valueAndGrad((x) => sum(square(x)))(x)
+ */
+export function valueAndGrad<A extends readonly Structure[]>(
+  fn: (...args: A) => Value,
+  options: ValueAndGradOptions = {},
+): CompiledFunction<Inputs<A>, { value: Tensor; gradients: Inputs<A>; variables: Record<string, Tensor> }> {
+  const { variables = [], ...rest } = options
+  checkOptions('valueAndGrad', rest, COMPILE_OPTIONS)
+  return compiledFunction((...args: never[]) => {
+    const value = fn(...(args as unknown as A))
+    const leaves = flatten(args, isValue).map(({ leaf }) => leaf)
+    for (const leaf of leaves) if (leaf.dtype !== 'float32') throw new SepconvError('ERR_DTYPE', `valueAndGrad: arguments must be float32, got ${formatType(leaf.type)}`, { hint: 'Close over integer data with compile(), or cast inside' })
+    const sources = [...leaves, ...variables.map((variable) => value.graph.state(variable))]
+    const gradients = differentiate(value.graph, value, sources).map((gradient, i) => gradient ?? zeros(value.graph, sources[i]!))
+    return {
+      value,
+      gradients: unflatten(args, isValue, gradients.values()) as Structure,
+      variables: Object.fromEntries(variables.map(({ name }, i) => [name, gradients[leaves.length + i]!])),
+    }
+  }, rest) as never
+}
+
+function zeros(graph: Graph, like: Value): Value {
+  const zero = graph.constant({ shape: [], dtype: 'float32' }, Float32Array.of(0))
+  return emit(opDefinition('broadcastTo'), [zero], { shape: like.shape })
+}
+
+const eagerCache = new ExecutableCache()
+
+/** Runs one op on tensors: a program of its own, compiled once per op, options and types. */
+async function runEager(name: string, build: (...args: never[]) => Value | readonly Value[], args: readonly unknown[]): Promise<unknown> {
+  const leaves: Tensor[] = []
+  collect(args, leaves)
+  const { executor } = leaves[0]!
+  const signature = `${executor.name}/${name}(${formOf(args, typeText, isTensorLeaf)})`
+  const executable = eagerCache.get(signature, () => {
+    const graph = trace((traced) => {
+      const values = leaves.map((leaf, i) => traced.input(String(i), leaf.type)).values()
+      const result = build(...(replace(args, values) as never[]))
+      for (const [i, value] of (isValue(result) ? [result] : result).entries()) traced.output(String(i), value)
+    })
+    return new Executable(executor, compileGraph(graph, executor.target))
+  })
+  const outputs = await executable.run(leaves)
+  return outputs.length === 1 ? outputs[0] : outputs
+}
+
+function collect(x: unknown, leaves: Tensor[]): void {
+  if (isTensorLeaf(x)) leaves.push(x)
+  else if (typeof x === 'object' && x !== null) for (const entry of Object.values(x)) collect(entry, leaves)
+}
+
+function replace(x: unknown, values: Iterator<Value>): unknown {
+  if (isTensorLeaf(x)) return values.next().value
+  if (Array.isArray(x)) return x.map((entry) => replace(entry, values))
+  if (typeof x === 'object' && x !== null) return Object.fromEntries(Object.entries(x).map(([key, entry]) => [key, replace(entry, values)]))
+  return x
+}
+
+registerEager(runEager)

@@ -1,0 +1,59 @@
+/** The device memory behind variables: allocated and initialised on first use, shared by every executable on the device. */
+
+import { SepconvError } from '../errors.js'
+import { byteLength, elements, formatType, type TypedArray, typedArray } from '../graph/types.js'
+import type { Variable } from '../graph/variable.js'
+import type { DeviceMemory, Executor } from './executor.js'
+
+const memoryOf = (variable: Variable): DeviceMemory | undefined => variable.storage as DeviceMemory | undefined
+
+/**
+ * The variable's memory on `executor`, allocated and initialised when it has none yet.
+ * @throws ERR_DEVICE when the variable lives on another device.
+ */
+export function stateMemory(variable: Variable, executor: Executor): DeviceMemory {
+  const memory = memoryOf(variable)
+  if (memory && memory.executor !== executor)
+    throw new SepconvError('ERR_DEVICE', `'${variable.name}' is on device '${memory.executor.name}', the program runs on '${executor.name}'`, { subject: variable.name, expected: executor.name, given: memory.executor.name, hint: 'Create the model on the device that it shall run on' })
+  return memory ?? place(variable, executor, initialContent(variable))
+}
+
+/** What the variable holds before anything has been written: a function of its seed and name alone. */
+export function initialContent(variable: Variable): TypedArray {
+  const data = new Float32Array(elements(variable.type.shape))
+  variable.initializer.fill(data, variable.type.shape, { seed: variable.seed, name: variable.name })
+  return variable.type.dtype === 'int32' ? Int32Array.from(data) : data
+}
+
+/** Sets a variable's content. `data` must have its element count; the device is the one it is on, or `executor`. */
+export function writeState(variable: Variable, data: TypedArray, executor: Executor): void {
+  if (data.length !== elements(variable.type.shape))
+    throw new SepconvError('ERR_SHAPE', `'${variable.name}' is ${formatType(variable.type)}, got ${data.length} elements`, { subject: variable.name, expected: variable.type.shape, given: data.length })
+  const memory = memoryOf(variable)
+  if (memory) memory.executor.write(memory, 0, new Uint8Array(data.buffer, data.byteOffset, data.byteLength))
+  else place(variable, executor, data)
+  variable.touch()
+}
+
+/** A copy of a variable's content, once every run that writes it is complete. */
+export async function readState(variable: Variable): Promise<TypedArray> {
+  const memory = memoryOf(variable)
+  if (!memory) return initialContent(variable)
+  const bytes = new Uint8Array(byteLength(variable.type))
+  await memory.executor.read(memory, 0, bytes)
+  return typedArray(variable.type.dtype, bytes.buffer, 0, elements(variable.type.shape))
+}
+
+/** Gives the memory back; the next use starts from the initial content again. */
+export function releaseState(variable: Variable): void {
+  memoryOf(variable)?.dispose()
+  variable.storage = undefined
+}
+
+function place(variable: Variable, executor: Executor, data: TypedArray): DeviceMemory {
+  const memory = executor.allocate(byteLength(variable.type))
+  executor.write(memory, 0, new Uint8Array(data.buffer, data.byteOffset, data.byteLength))
+  variable.storage = memory
+  variable.touch()
+  return memory
+}

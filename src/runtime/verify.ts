@@ -1,0 +1,220 @@
+/**
+ * Runs one program on the reference and, call by call, on another executor that is fed the reference's own inputs: errors do
+ * not pile up, and the first call that disagrees is the one that is wrong.
+ */
+
+import { checkOptions, SepconvError } from '../errors.js'
+import { compileGraph } from '../graph/compile.js'
+import { differentiate } from '../graph/differentiate.js'
+import type { Value } from '../graph/graph.js'
+import { type Lowered, UPDATE_OPS } from '../graph/lower.js'
+import type { HostTensor } from '../graph/op.js'
+import { trace } from '../graph/trace.js'
+import { byteLength, elements, type TypedArray, typedArray } from '../graph/types.js'
+import type { Variable } from '../graph/variable.js'
+import { architecture } from '../models/registry.js'
+import { nameVariables, variablesOf } from '../nn/layer.js'
+import { mean, softmaxCrossEntropy } from '../ops/index.js'
+import { PhiloxStream } from '../ops/philox.js'
+import { type DeviceName, openDevice } from './device.js'
+import type { Binding, Executor } from './executor.js'
+import { ReferenceExecutor } from './executors/reference.js'
+import type { Call, Program, ProgramBuffer } from './program.js'
+import { initialContent } from './state.js'
+
+/** All calls of one op together. */
+export interface VerifyRow {
+  readonly op: string
+  /** Largest |difference| over the largest |reference value| of the same output. */
+  readonly maxError: number
+  readonly tolerance: number
+  readonly ok: boolean
+  readonly calls: number
+  /** Layer of the worst call. */
+  readonly layer: string
+}
+
+export interface VerifyOptions {
+  /** A registered model. Default `'xception'`. */
+  model?: string
+  /** Options of its architecture. */
+  options?: Readonly<Record<string, unknown>>
+  /** Forward pass alone, or forward and backward. Default `'inference'`. */
+  task?: 'inference' | 'train'
+  /** The device under test. Default `'auto'`. */
+  device?: DeviceName
+  /** Side of the input in pixels. Default 75: every layer, border and stride, in seconds. */
+  size?: number
+  /** Default 2. */
+  batch?: number
+  seed?: number
+  signal?: AbortSignal
+  onProgress?: (progress: { readonly done: number; readonly total: number; readonly op: string }) => void
+}
+
+/** float32 sums of up to a few thousand products in another order than the reference's float64. */
+const TOLERANCE = 1e-4
+
+/** @throws ERR_ARGUMENT for unknown models and options, ERR_DEVICE. Disagreement is no error: see `ok` of the rows. */
+export async function verifyModel(options: VerifyOptions = {}): Promise<VerifyRow[]> {
+  checkOptions('verify', options, ['model', 'options', 'task', 'device', 'size', 'batch', 'seed', 'signal', 'onProgress'])
+  const { task = 'inference', size = 75, batch = 2, seed = 0 } = options
+  if (task !== 'inference' && task !== 'train') throw new SepconvError('ERR_ARGUMENT', `verify: task must be inference or train, got ${String(task)}`, { subject: 'task', given: task })
+  const executor = openDevice(options.device)
+  const network = architecture(options.model ?? 'xception').build({ classes: 10, inputSize: Math.max(size, 71), ...options.options })
+  nameVariables(network.root)
+  const variables = variablesOf(network.root)
+  const random = new PhiloxStream(seed, 1)
+  const content = new Map(variables.map((variable) => [variable, randomContent(variable, random)]))
+  const shape = [batch, size, size, network.inputChannels]
+  const graph = trace(
+    (traced) => {
+      const logits = network.forward(traced.input('images', { shape, dtype: 'float32' })) as Value
+      if (task === 'inference') return traced.output('logits', logits)
+      const loss = mean(softmaxCrossEntropy(logits, traced.input('labels', { shape: [batch], dtype: 'int32' })))
+      const sources = traced.nodes.flatMap((node) => (node.variable?.trainable ? [node.outputs[0]!] : []))
+      const gradients = differentiate(traced, loss, sources)
+      sources.forEach((source, i) => gradients[i] && traced.output(source.node.name, gradients[i]))
+      traced.output('loss', loss)
+    },
+    { training: task === 'train' },
+  )
+  const compiled = compileGraph(graph, executor.target)
+  const report = new Report(executor, compiled.main.program.calls.length + (compiled.prepare?.program.calls.length ?? 0), options)
+  const prepared = compiled.prepare && (await replay(compiled.prepare, content, new Map(), [], report))
+  const images = Float32Array.from({ length: elements(shape) }, () => 2 * random.uniform() - 1)
+  const labels = Int32Array.from({ length: batch }, (_, i) => i % 10)
+  await replay(compiled.main, content, prepared ?? new Map(), [images, labels], report)
+  return report.rows()
+}
+
+/** Variables away from their neutral start, so that scale, shift and running statistics matter. */
+function randomContent(variable: Variable, random: PhiloxStream): TypedArray {
+  if (/(gamma|movingVariance)$/.test(variable.name)) return Float32Array.from({ length: elements(variable.type.shape) }, () => 0.5 + random.uniform())
+  if (/(beta|movingMean|[bB]ias)$/.test(variable.name)) return Float32Array.from({ length: elements(variable.type.shape) }, () => random.uniform() - 0.5)
+  return initialContent(variable)
+}
+
+/** Runs a program on a reference of its own, every call being compared; returns its outputs by name. */
+async function replay(lowered: Lowered, content: ReadonlyMap<Variable, TypedArray>, prepared: ReadonlyMap<string, TypedArray>, inputs: readonly TypedArray[], report: Report): Promise<Map<string, TypedArray>> {
+  const reference = new ReferenceExecutor()
+  const { program, variables } = lowered
+  const place = (buffer: ProgramBuffer, data?: TypedArray): Binding => {
+    const memory = reference.allocate(buffer.bytes)
+    if (data) reference.write(memory, 0, new Uint8Array(data.buffer, data.byteOffset, data.byteLength))
+    return { memory, offset: 0 }
+  }
+  const loaded = reference.load(program, (call, given, expected) => report.compare(call, given, expected))
+  program.buffers.forEach((buffer, i) => {
+    if (buffer.view !== undefined) return
+    if (buffer.place === 'state') loaded.bind(i, place(buffer, content.get(variables.get(i)!)))
+    if (buffer.place === 'prepared') loaded.bind(i, place(buffer, prepared.get(buffer.name!)))
+  })
+  const outputs = program.outputs.map((index) => place(program.buffers[index]!))
+  await loaded.run(
+    program.inputs.map((index, i) => place(program.buffers[index]!, inputs[i])),
+    outputs,
+    report.options,
+  )
+  return new Map(
+    program.outputs.map((index, i) => {
+      const { name, bytes, dtype, shape } = program.buffers[index]!
+      const data = new Uint8Array(bytes)
+      reference.readSync(outputs[i]!.memory, 0, data)
+      return [name!, typedArray(dtype, data.buffer, 0, elements(shape))]
+    }),
+  )
+}
+
+class Report {
+  readonly #rows = new Map<string, { maxError: number; calls: number; layer: string }>()
+  #done = 0
+
+  constructor(
+    private readonly executor: Executor,
+    private readonly total: number,
+    readonly options: Pick<VerifyOptions, 'signal' | 'onProgress'>,
+  ) {}
+
+  compare(call: Call, inputs: readonly (HostTensor | null)[], expected: readonly HostTensor[]): void {
+    const actual = runCall(this.executor, call, inputs, expected)
+    const error = Math.max(...expected.map((tensor, i) => relativeError(actual[i]!, tensor.data)))
+    const row = this.#rows.get(call.kernel) ?? { maxError: 0, calls: 0, layer: '' }
+    const worse = error > row.maxError || Number.isNaN(error)
+    this.#rows.set(call.kernel, { maxError: worse ? error : row.maxError, calls: row.calls + 1, layer: worse ? call.scope : row.layer })
+    this.options.onProgress?.({ done: ++this.#done, total: this.total, op: call.kernel })
+  }
+
+  rows(): VerifyRow[] {
+    return [...this.#rows].map(([op, { maxError, calls, layer }]) => ({ op, maxError, tolerance: TOLERANCE, ok: maxError <= TOLERANCE, calls, layer }))
+  }
+}
+
+/** Largest difference over the largest magnitude expected; NaN where one side has a NaN that the other lacks. */
+export function relativeError(actual: ArrayLike<number>, expected: ArrayLike<number>): number {
+  let [difference, magnitude] = [0, 0]
+  for (let i = 0; i < expected.length; i++) {
+    const [a, e] = [actual[i]!, expected[i]!]
+    if (a === e || (Number.isNaN(a) && Number.isNaN(e))) continue
+    if (!Number.isFinite(a - e)) return Number.NaN
+    difference = Math.max(difference, Math.abs(a - e))
+  }
+  for (let i = 0; i < expected.length; i++) magnitude = Math.max(magnitude, Math.abs(expected[i]!) || 0)
+  return difference / Math.max(magnitude, 1e-30)
+}
+
+/** One call as a program of its own on `executor`; its outputs in host memory. */
+export function runCall(executor: Executor, call: Call, inputs: readonly (HostTensor | null)[], outputs: readonly HostTensor[]): TypedArray[] {
+  const present = inputs.flatMap((tensor) => (tensor ? [tensor] : []))
+  const describe = (tensor: HostTensor, place: 'input' | 'output', i: number): ProgramBuffer => {
+    const dtype = tensor.data instanceof Int32Array ? 'int32' : tensor.data instanceof Uint8Array ? 'uint8' : 'float32'
+    return { place, dtype, shape: tensor.shape, bytes: byteLength({ shape: tensor.shape, dtype }), name: `${place}${i}` }
+  }
+  const buffers = [...present.map((tensor, i) => describe(tensor, 'input', i)), ...outputs.map((tensor, i) => describe(tensor, 'output', i))]
+  let next = 0
+  const places = inputs.map((tensor) => (tensor ? next++ : null))
+  // Updates work in place: the output buffer is filled with the old content first, and stands for the input too.
+  const own = outputs.map((_, i) => present.length + i)
+  const updated = overwritten(call.kernel, outputs.length)
+  updated.forEach((input, i) => (places[input] = own[i]!))
+  const bytes = executor.target.workspaceBytes(call.kernel, inputs.map((tensor, i) => (tensor ? { shape: tensor.shape, dtype: buffers[places[i]!]!.dtype } : null)), outputs.map((tensor, i) => ({ shape: tensor.shape, dtype: buffers[own[i]!]!.dtype })), call.attributes)
+  const program: Program = {
+    format: 'sepconv-program',
+    version: 1,
+    target: executor.target.name,
+    buffers,
+    calls: [{ kernel: call.kernel, inputs: places, outputs: own, attributes: call.attributes, scope: call.scope, ...(bytes > 0 && { workspace: { offset: 0, bytes } }) }],
+    inputs: present.map((_, i) => i),
+    outputs: own,
+    arenaBytes: bytes,
+    updateStart: 0,
+  }
+  const loaded = executor.load(program)
+  const memories = buffers.map((buffer) => executor.allocate(buffer.bytes))
+  present.forEach((tensor, i) => executor.write(memories[i]!, 0, new Uint8Array(tensor.data.buffer, tensor.data.byteOffset, tensor.data.byteLength)))
+  updated.forEach((input, i) => {
+    const { data } = inputs[input]!
+    executor.write(memories[own[i]!]!, 0, new Uint8Array(data.buffer, data.byteOffset, data.byteLength))
+  })
+  try {
+    loaded.runSync(
+      present.map((_, i) => ({ memory: memories[i]!, offset: 0 })),
+      own.map((i) => ({ memory: memories[i]!, offset: 0 })),
+    )
+    return own.map((i) => {
+      const data = new Uint8Array(buffers[i]!.bytes)
+      executor.readSync(memories[i]!, 0, data)
+      return typedArray(buffers[i]!.dtype, data.buffer, 0, elements(buffers[i]!.shape))
+    })
+  } finally {
+    loaded.dispose()
+    for (const memory of memories) memory.dispose()
+  }
+}
+
+/** The inputs that an update op's outputs overwrite. */
+function overwritten(kernel: string, outputs: number): number[] {
+  const input = UPDATE_OPS[kernel]
+  return input ? Array.from({ length: outputs }, (_, i) => input(i)) : []
+}
+

@@ -1,0 +1,114 @@
+/**
+ * A training run's folder:
+ *     config.json        what the run is: model, data, settings; a resumed run must agree with it
+ *     last.safetensors   everything the next step depends on, in one file that is replaced atomically; position in its metadata
+ *     best.safetensors   the weights (averaged, where an average is kept) with the best validation score, for prediction
+ *     state.json         the position and the scores, for reading
+ *     log.jsonl          one event per line
+ */
+
+import { mkdir, readFile, rm } from 'node:fs/promises'
+import { existsSync } from 'node:fs'
+import { join } from 'node:path'
+import { SepconvError } from '../errors.js'
+import { fileError, writeAtomic } from '../files.js'
+import { elements, sameShape } from '../graph/types.js'
+import type { Variable } from '../graph/variable.js'
+import { type Model, readMetadata } from '../models/model.js'
+import { readState, writeState } from '../runtime/state.js'
+import { SafetensorsFile, writeSafetensors } from '../weights/safetensors.js'
+
+/** Where a run stands; together with the tensors, all that the rest of the run depends on. */
+export interface TrainingState {
+  /** Steps done. */
+  readonly step: number
+  /** Global index of the next sample to be loaded. */
+  readonly sample: number
+  /** Sums over the epoch under way, so that its means survive a resume. */
+  readonly epochLoss: number
+  readonly epochCorrect: number
+  readonly epochImages: number
+  /** Best validation score so far, and its epoch. */
+  readonly best: { readonly top1: number; readonly epoch: number } | null
+}
+
+export const LAST = 'last.safetensors'
+export const BEST = 'best.safetensors'
+const CONFIG = 'config.json'
+
+/** Names in `last.safetensors`: the model's own, and training's under `train.`. */
+export async function saveCheckpoint(folder: string, model: Model, companions: readonly Variable[], state: TrainingState): Promise<void> {
+  const { architecture, options, preprocessing, labels } = model.config
+  const metadata = { format: 'sepconv', architecture, options: JSON.stringify(options), preprocessing: JSON.stringify(preprocessing), ...(labels && { labels: JSON.stringify(labels) }), training: JSON.stringify(state) }
+  const all = [...model.variables.values(), ...companions]
+  const tensors = new Map(all.map((variable) => [variable.name, { dtype: 'F32' as const, shape: variable.type.shape, data: () => readState(variable) }]))
+  await writeSafetensors(join(folder, LAST), tensors, { metadata })
+  await writeAtomic(join(folder, 'state.json'), `${JSON.stringify(state, null, 2)}\n`)
+}
+
+/** Puts model and companions back to where `last.safetensors` left them. @throws ERR_WEIGHTS when it lacks something. */
+export async function loadCheckpoint(folder: string, model: Model, companions: readonly Variable[]): Promise<TrainingState> {
+  const path = join(folder, LAST)
+  await using file = await SafetensorsFile.open(path)
+  for (const variable of [...model.variables.values(), ...companions]) {
+    const entry = file.tensors.get(variable.name)
+    if (!entry || !sameShape(entry.shape, variable.type.shape))
+      throw new SepconvError('ERR_WEIGHTS', `${path} holds ${entry ? `'${variable.name}' in another shape` : `no '${variable.name}'`}`, { subject: variable.name, hint: 'It was written by another run' })
+    const data = new Float32Array(elements(variable.type.shape))
+    await file.readInto(variable.name, data)
+    writeState(variable, data, model.executor)
+  }
+  try {
+    return JSON.parse(file.metadata.training ?? '') as TrainingState
+  } catch (cause) {
+    throw new SepconvError('ERR_FORMAT', `${path} has no training state`, { subject: path, cause })
+  }
+}
+
+/** What a run is; kept as JSON and compared on resume. */
+export type RunConfig = Readonly<Record<string, unknown>>
+
+export async function readConfig(folder: string): Promise<RunConfig> {
+  const path = join(folder, CONFIG)
+  try {
+    return JSON.parse(await readFile(path, 'utf8')) as RunConfig
+  } catch (cause) {
+    if (cause instanceof SyntaxError) throw new SepconvError('ERR_FORMAT', `${path} is not valid JSON`, { subject: path, cause })
+    if ((cause as NodeJS.ErrnoException).code === 'ENOENT') throw new SepconvError('ERR_FILE', `${folder} holds no training run (${CONFIG} is missing)`, { subject: folder, hint: 'Resume from the folder that --out named' })
+    throw fileError(cause, path, 'read')
+  }
+}
+
+/**
+ * Starts a run in `folder`, or checks that it goes on with the same one.
+ * @throws ERR_FILE when a new run would overwrite another; ERR_ARGUMENT when a resumed run differs, naming every difference.
+ */
+export async function openRun(folder: string, config: RunConfig, resume: boolean): Promise<void> {
+  if (resume) {
+    const differences = compareConfigs(await readConfig(folder), JSON.parse(JSON.stringify(config)) as RunConfig)
+    if (differences.length > 0) throw new SepconvError('ERR_ARGUMENT', `${folder} cannot be resumed with other settings: ${differences.join('; ')}`, { subject: 'resume', given: differences, hint: 'Start a new run in another folder to change them' })
+    return
+  }
+  if (existsSync(join(folder, LAST))) throw new SepconvError('ERR_FILE', `${folder} holds a training run already`, { subject: folder, hint: 'Resume it, or choose another output folder' })
+  try {
+    await mkdir(folder, { recursive: true })
+    await rm(join(folder, 'log.jsonl'), { force: true })
+  } catch (error) {
+    throw fileError(error, folder, 'write')
+  }
+  await writeAtomic(join(folder, CONFIG), `${JSON.stringify(config, null, 2)}\n`)
+}
+
+function compareConfigs(was: unknown, is: unknown, path = ''): string[] {
+  if (typeof was === 'object' && was !== null && typeof is === 'object' && is !== null && !Array.isArray(was)) {
+    const keys = new Set([...Object.keys(was), ...Object.keys(is)])
+    return [...keys].flatMap((key) => compareConfigs((was as Record<string, unknown>)[key], (is as Record<string, unknown>)[key], path ? `${path}.${key}` : key))
+  }
+  return JSON.stringify(was) === JSON.stringify(is) ? [] : [`${path} was ${JSON.stringify(was)}, is ${JSON.stringify(is)}`]
+}
+
+/** The configuration of the model inside a checkpoint. */
+export async function checkpointModel(path: string) {
+  await using file = await SafetensorsFile.open(path)
+  return readMetadata(path, file.metadata)
+}

@@ -1,0 +1,90 @@
+/** Exact evaluation of a model over samples: the padded rows of the last batch count for nothing. */
+
+import type { LoaderOptions, LoaderStatistics } from '../data/loader.js'
+import type { Sample } from '../data/folder.js'
+import { SepconvError } from '../errors.js'
+import type { Variable } from '../graph/variable.js'
+import type { Value } from '../graph/graph.js'
+import { type Classification, ClassificationMeter } from '../metrics.js'
+import type { Model } from '../models/model.js'
+import { type CompiledFunction, compile } from '../runtime/function.js'
+import { type Tensor, upload } from '../runtime/tensor.js'
+
+export interface EvaluateOptions {
+  /** Rows per batch. Default 32. */
+  batch?: number
+  /** Side of the pictures. Default: the model's. */
+  size?: number
+  /** Pictures that cannot be read end the evaluation instead of being counted. Default false. */
+  strict?: boolean
+  /** Most bytes of decoded pictures to keep between evaluations. Default: the loader's. */
+  cacheBytes?: number
+  signal?: AbortSignal
+  onProgress?: (progress: { readonly done: number; readonly total: number }) => void
+}
+
+export interface Evaluation extends Classification {
+  /** Pictures that could not be read: name to reason. */
+  readonly skipped: ReadonlyMap<string, string>
+}
+
+/** Evaluates the same samples any number of times; programs and decoded pictures are kept. */
+export class Evaluator {
+  readonly #logits: CompiledFunction<[Tensor], Tensor>
+  #loader: (AsyncIterable<{ images: Uint8Array; labels: Int32Array; count: number }> & { readonly statistics: LoaderStatistics }) | undefined
+
+  /** @param substitute reads another variable in place of one, such as its average. */
+  constructor(
+    private readonly model: Model,
+    private readonly samples: readonly Sample[],
+    private readonly options: EvaluateOptions = {},
+    substitute?: (variable: Variable) => Variable,
+  ) {
+    this.#logits = compile((x: Value) => model(x), { device: model.device, ...(substitute && { substitute }) })
+  }
+
+  async run(): Promise<Evaluation> {
+    const { model, samples } = this
+    const { batch = 32, size = model.config.preprocessing.size, strict = false, cacheBytes, signal, onProgress } = this.options
+    if (samples.length === 0) throw new SepconvError('ERR_DATA', 'evaluate: there are no pictures', { subject: 'samples' })
+    const outside = samples.find(({ label }) => label >= model.network.classes)
+    if (outside) throw new SepconvError('ERR_DATA', `evaluate: '${outside.name}' has class ${outside.label}, the model knows ${model.network.classes} classes`, { subject: outside.name, expected: model.network.classes, given: outside.label })
+    const rows = Math.min(batch, samples.length)
+    if (!this.#loader) {
+      const { ImageLoader } = await import('../data/loader.js')
+      const { resize, crop, interpolation } = model.config.preprocessing
+      const options: LoaderOptions = { size, batch: rows, preprocess: { resize: Math.round((resize * size) / model.config.preprocessing.size), crop, interpolation }, corrupt: strict ? 'throw' : 'mask', ...(cacheBytes !== undefined && { cacheBytes }) }
+      this.#loader = new ImageLoader(samples, options)
+    }
+    const meter = new ClassificationMeter()
+    let done = 0
+    for await (const { images, labels, count } of this.#loader) {
+      signal?.throwIfAborted()
+      const input = upload(model.executor, { shape: [rows, size, size, model.network.inputChannels], dtype: 'uint8' }, images)
+      const logits = await this.#logits.run(input)
+      meter.add((await logits.data()) as Float32Array, labels)
+      input.dispose()
+      logits.dispose()
+      done += count
+      onProgress?.({ done, total: samples.length })
+    }
+    return { ...meter.result(), skipped: this.#loader.statistics.skipped }
+  }
+
+  dispose(): void {
+    this.#logits.dispose()
+  }
+}
+
+/**
+ * Top-1, top-5 and loss of a model over labelled pictures.
+ * @throws ERR_DATA when there are none, or a label is outside the model's classes.
+ */
+export async function evaluate(model: Model, samples: readonly Sample[], options: EvaluateOptions = {}): Promise<Evaluation> {
+  const evaluator = new Evaluator(model, samples, options)
+  try {
+    return await evaluator.run()
+  } finally {
+    evaluator.dispose()
+  }
+}

@@ -1,0 +1,50 @@
+import { describe, expect, it } from 'vitest'
+import { opDefinitions } from '../../src/graph/op.js'
+import { NativeCpuExecutor, nativeExecutors } from '../../src/runtime/executors/native.js'
+import { relativeError, runCall } from '../../src/runtime/verify.js'
+import { Cases, makers, reference } from './cases.js'
+
+const cpu = nativeExecutors().find(({ name }) => name === 'cpu')!
+/** Every instruction set that this machine and build run; SEPCONV_WIDE=1 builds also have the 512-bit tiling on 256-bit instructions. */
+const sets = cpu.available ? [...(cpu.isas ?? [])] : []
+const ROUNDS = 25
+
+/** Float32 sums in another order than the reference's float64; single elements are near exact. */
+const TOLERANCE = 2e-5
+
+/** Ops that passes replace before anything is executed. */
+const NEVER_EXECUTED = new Set(['batchNorm', 'reshape'])
+
+describe.skipIf(!cpu.available)('CPU kernels against the reference', () => {
+  it('covers every op', () => {
+    const covered = new Set(Object.keys(makers(16)))
+    expect(opDefinitions().map(({ name }) => name).filter((name) => !covered.has(name) && !NEVER_EXECUTED.has(name))).toEqual([])
+  })
+
+  describe.each(sets)('%s', (isa) => {
+    const executor = new NativeCpuExecutor({ isa, threads: 2 })
+    const all = makers(executor.target.panel)
+    it.each(Object.keys(all))('%s', (kernel) => {
+      for (let round = 0; round < ROUNDS; round++) {
+        const made = { kernel, ...all[kernel]!(new Cases(1000 * round + kernel.length)) }
+        const expected = reference(made)
+        const actual = runCall(executor, { ...made, scope: kernel, inputs: [], outputs: [] }, made.inputs, expected)
+        expected.forEach((output, i) => {
+          const error = relativeError(actual[i]!, output.data)
+          expect(error, `${kernel} round ${round} output ${i}: ${JSON.stringify({ shapes: made.inputs.map((x) => x?.shape ?? null), attributes: made.attributes })}`).toBeLessThanOrEqual(TOLERANCE)
+        })
+      }
+    })
+
+    it('gives the same bits on one thread and on three', () => {
+      const single = new NativeCpuExecutor({ isa, threads: 1 })
+      const several = new NativeCpuExecutor({ isa, threads: 3 })
+      for (const kernel of Object.keys(all)) {
+        const made = { kernel, ...all[kernel]!(new Cases(77)) }
+        const expected = reference(made)
+        const run = (on: NativeCpuExecutor) => runCall(on, { ...made, scope: kernel, inputs: [], outputs: [] }, made.inputs, expected)
+        expect(run(single), kernel).toEqual(run(several))
+      }
+    })
+  })
+})
