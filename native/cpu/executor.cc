@@ -201,7 +201,7 @@ class CpuProgram final : public LoadedProgram {
       void** inputs = operandPointers_.data() + operand;
       void** outputs = inputs + call.inputBuffers.size();
       operand += call.inputBuffers.size() + call.outputBuffers.size();
-      const Arguments arguments{inputs, outputs, arena ? arena->data() + call.workspaceOffset : nullptr, executor_.pool()};
+      const Arguments arguments{inputs, call.inputBuffers.size(), outputs, arena ? arena->data() + call.workspaceOffset : nullptr, executor_.pool()};
       inCall(call, [&] { kernels_[i]->run(arguments); });
     }
     before(kernels_.size());

@@ -35,12 +35,13 @@ class ThreadPool {
 
 struct Arguments {
   const void* const* inputs;  // nullptr for an absent optional input
+  size_t inputCount;          // optional inputs at the end may be left out altogether
   void* const* outputs;
   void* workspace;            // workspaceBytes() bytes, 64-byte aligned, uninitialised
   ThreadPool& pool;
 
   template <class T = float>
-  const T* input(size_t index) const { return static_cast<const T*>(inputs[index]); }
+  const T* input(size_t index) const { return index < inputCount ? static_cast<const T*>(inputs[index]) : nullptr; }
   template <class T = float>
   T* output(size_t index = 0) const { return static_cast<T*>(outputs[index]); }
 };

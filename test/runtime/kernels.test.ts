@@ -28,7 +28,9 @@ describe.skipIf(!cpu.available)('CPU kernels against the reference', () => {
       for (let round = 0; round < ROUNDS; round++) {
         const made = { kernel, ...all[kernel]!(new Cases(1000 * round + kernel.length)) }
         const expected = reference(made)
-        const actual = runCall(executor, { ...made, scope: kernel, inputs: [], outputs: [] }, made.inputs, expected)
+        // Absent inputs at the end may be null or left out: a kernel must not look beyond what it was given.
+        const given = round % 2 ? made.inputs : made.inputs.slice(0, made.inputs.findLastIndex((input) => input !== null) + 1)
+        const actual = runCall(executor, { ...made, scope: kernel, inputs: [], outputs: [] }, given, expected)
         expected.forEach((output, i) => {
           const error = relativeError(actual[i]!, output.data)
           expect(error, `${kernel} round ${round} output ${i}: ${JSON.stringify({ shapes: made.inputs.map((x) => x?.shape ?? null), attributes: made.attributes })}`).toBeLessThanOrEqual(TOLERANCE)

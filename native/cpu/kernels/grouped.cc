@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <iterator>
 
 #include "checks.h"
 #include "gemm.h"
@@ -126,7 +127,7 @@ class GroupedConv2d final : public Kernel {
       float* target = (parts_.count - 1 - i) % 2 == 0 ? y : sums;  // the last one writes y
       const void* inputs[] = {x + i * parts_.partFloats(), filter + i * parts_.filterFloats(), nullptr, nullptr, optional(0), i == 0 ? optional(1) : nullptr, residual};
       void* outputs[] = {target};
-      kernels_[kernel]->run({inputs, outputs, workspace, arguments.pool});
+      kernels_[kernel]->run({inputs, std::size(inputs), outputs, workspace, arguments.pool});
       residual = target;
     }
   }
@@ -161,7 +162,7 @@ class GroupedInputGradient final : public Kernel {
     const float* x = activation_ == Activation::none ? nullptr : arguments.input(2);
     if (parts_.count == 1) {
       const void* inputs[] = {arguments.inputs[0], arguments.inputs[1], x, nullptr, nullptr};
-      kernel_->run({inputs, arguments.outputs, arguments.workspace, arguments.pool});
+      kernel_->run({inputs, std::size(inputs), arguments.outputs, arguments.workspace, arguments.pool});
       return;
     }
     float* const results = static_cast<float*>(arguments.workspace);
@@ -171,7 +172,7 @@ class GroupedInputGradient final : public Kernel {
     for (int64_t i = 0; i < parts_.count; ++i) {
       const void* inputs[] = {arguments.inputs[0], filters + i * parts_.filterFloats(), nullptr, nullptr, nullptr};
       void* outputs[] = {results + i * parts_.partFloats()};
-      kernel_->run({inputs, outputs, inner, arguments.pool});
+      kernel_->run({inputs, std::size(inputs), outputs, inner, arguments.pool});
     }
     parts_.putTogether(arguments.pool, results, activation_, x, arguments.output());
   }
@@ -196,7 +197,7 @@ class GroupedFilterGradient final : public Kernel {
   void run(const Arguments& arguments) const override {
     if (parts_.count == 1) {
       const void* inputs[] = {arguments.inputs[0], arguments.inputs[1], nullptr, nullptr};
-      kernel_->run({inputs, arguments.outputs, arguments.workspace, arguments.pool});
+      kernel_->run({inputs, std::size(inputs), arguments.outputs, arguments.workspace, arguments.pool});
       return;
     }
     float* const x = static_cast<float*>(arguments.workspace);
@@ -206,7 +207,7 @@ class GroupedFilterGradient final : public Kernel {
     for (int64_t i = 0; i < parts_.count; ++i) {
       const void* inputs[] = {x + i * parts_.partFloats(), arguments.inputs[1], nullptr, nullptr};
       void* outputs[] = {result};
-      kernel_->run({inputs, outputs, inner, arguments.pool});
+      kernel_->run({inputs, std::size(inputs), outputs, inner, arguments.pool});
       for (int64_t tap = 0; tap < parts_.taps; ++tap) std::copy_n(result + tap * parts_.cout, parts_.cout, arguments.output() + (tap * parts_.count + i) * parts_.cout);
     }
   }
