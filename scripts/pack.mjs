@@ -16,13 +16,22 @@ const manifest = JSON.parse(readFileSync(path.join(root, 'package.json'), 'utf8'
 const addon = path.join(root, 'build/Release/sepconv.node')
 const PLATFORMS = ['linux-x64', 'linux-arm64', 'darwin-arm64', 'darwin-x64']
 
-const npm = (args, cwd) => JSON.parse(execFileSync('npm', [...args, '--json', '--ignore-scripts'], { cwd, encoding: 'utf8', stdio: ['ignore', 'pipe', 'ignore'], maxBuffer: 1 << 26 }))
+const npm = (args, cwd) =>
+  JSON.parse(
+    execFileSync('npm', [...args, '--json', '--ignore-scripts'], {
+      cwd,
+      encoding: 'utf8',
+      stdio: ['ignore', 'pipe', 'ignore'],
+      maxBuffer: 1 << 26,
+    }),
+  )
 const stop = (message) => {
   console.error(`pack: ${message}`)
   process.exit(1)
 }
 
-if (!existsSync(path.join(root, 'dist/index.js')) || !existsSync(addon)) stop('dist or build/Release/sepconv.node is missing: run npm run build first')
+if (!existsSync(path.join(root, 'dist/index.js')) || !existsSync(addon))
+  stop('dist or build/Release/sepconv.node is missing: run npm run build first')
 const { version } = createRequire(import.meta.url)(addon)
 if (version !== manifest.version) stop(`the addon is of version ${version}, package.json says ${manifest.version}: run npm run build again`)
 rmSync(out, { recursive: true, force: true })
@@ -46,7 +55,10 @@ function packPlatform(name) {
   mkdirSync(stage, { recursive: true })
   copyFileSync(addon, path.join(stage, 'sepconv.node'))
   if (existsSync(path.join(root, 'LICENSE'))) copyFileSync(path.join(root, 'LICENSE'), path.join(stage, 'LICENSE'))
-  writeFileSync(path.join(stage, 'README.md'), `# @sepconv/${name}\n\nThe native addon of [sepconv](https://www.npmjs.com/package/sepconv) for ${name}. Installed by sepconv on its own.\n`)
+  writeFileSync(
+    path.join(stage, 'README.md'),
+    `# @sepconv/${name}\n\nThe native addon of [sepconv](https://www.npmjs.com/package/sepconv) for ${name}. Installed by sepconv on its own.\n`,
+  )
   const glibc = process.report.getReport().header.glibcVersionRuntime
   return packStage(stage, {
     name: `@sepconv/${name}`,
@@ -67,6 +79,8 @@ function packStage(stage, contents) {
   const [{ filename, size, unpackedSize, entryCount }] = npm(['pack', '--pack-destination', out], stage)
   // npm before 9 names scoped tarballs by their raw name.
   const file = path.join(out, filename.replace('@', '').replace('/', '-'))
-  console.error(`pack: ${path.basename(file)}: ${entryCount} files, ${(size / 1024).toFixed(0)} KiB, unpacked ${(unpackedSize / 1024).toFixed(0)} KiB`)
+  console.error(
+    `pack: ${path.basename(file)}: ${entryCount} files, ${(size / 1024).toFixed(0)} KiB, unpacked ${(unpackedSize / 1024).toFixed(0)} KiB`,
+  )
   return file
 }

@@ -46,11 +46,16 @@ async function buildAddon() {
 /** In a process of its own: an addon that crashes while it loads must not take the build down without a word. */
 function listExecutors() {
   const script = `import(${JSON.stringify(pathToFileURL(path.join(root, 'dist/runtime/executors/native.js')).href)}).then(({ nativeExecutors }) => console.log(JSON.stringify(nativeExecutors())))`
-  const { status, stdout, stderr, signal } = spawnSync(process.execPath, ['-e', script], { encoding: 'utf8', cwd: root, env: { ...process.env, SEPCONV_NATIVE: '' } })
+  const { status, stdout, stderr, signal } = spawnSync(process.execPath, ['-e', script], {
+    encoding: 'utf8',
+    cwd: root,
+    env: { ...process.env, SEPCONV_NATIVE: '' },
+  })
   if (status !== 0) {
     say(`the addon does not load (${signal ?? status}): ${stderr.trim()}`)
     process.exit(strict ? 1 : 0)
   }
-  for (const { name, available, isa, threads, reason } of JSON.parse(stdout)) say(available ? `${name}: available${isa ? ` (${isa}, ${threads} threads)` : ''}` : `${name}: not available: ${reason}`)
+  for (const { name, available, isa, threads, reason } of JSON.parse(stdout))
+    say(available ? `${name}: available${isa ? ` (${isa}, ${threads} threads)` : ''}` : `${name}: not available: ${reason}`)
   say('reference: available')
 }

@@ -28,9 +28,13 @@ function files(group) {
   })
 }
 
-const folders = () => [...new Set(['common', 'cuda'].flatMap((group) => list[group].map((pattern) => path.posix.dirname(pattern))))].filter((folder) => existsSync(path.join(root, folder)))
+const folders = () =>
+  [...new Set(['common', 'cuda'].flatMap((group) => list[group].map((pattern) => path.posix.dirname(pattern))))].filter((folder) =>
+    existsSync(path.join(root, folder)),
+  )
 // `wide` serves tests only, and GCC takes a minute for 64-byte vectors in AVX2 code: it is built where SEPCONV_WIDE=1 asks for it.
-const isas = () => Object.keys(list.isa[process.arch] ?? { scalar: [] }).filter((name) => name !== 'wide' || process.env.SEPCONV_WIDE === '1')
+const isas = () =>
+  Object.keys(list.isa[process.arch] ?? { scalar: [] }).filter((name) => name !== 'wide' || process.env.SEPCONV_WIDE === '1')
 const isaFile = (name) => `native/cpu/simd/${name}.cc`
 const isaFlags = (name) => [...list.isaFlags, ...(list.isa[process.arch]?.[name] ?? [])]
 const version = () => JSON.parse(readFileSync(path.join(root, 'package.json'), 'utf8')).version
@@ -55,7 +59,9 @@ const nvcc = () => (toolkit() ? path.join(toolkit(), 'bin/nvcc') : '')
 function inToolkit(folder, file) {
   const home = toolkit()
   const target = process.arch === 'arm64' ? 'sbsa-linux' : 'x86_64-linux'
-  const found = [`${folder}64`, folder, `targets/${target}/${folder}`].map((name) => path.join(home, name)).find((name) => existsSync(path.join(name, file)))
+  const found = [`${folder}64`, folder, `targets/${target}/${folder}`]
+    .map((name) => path.join(home, name))
+    .find((name) => existsSync(path.join(name, file)))
   if (!found) throw new Error(`${file} was not found in ${home}`)
   return found
 }
@@ -64,9 +70,19 @@ function inToolkit(folder, file) {
 function architectures() {
   if (process.env.SEPCONV_CUDA_ARCHITECTURES) return process.env.SEPCONV_CUDA_ARCHITECTURES.split(/[;,]/)
   try {
-    const text = execFileSync('nvidia-smi', ['--query-gpu=compute_cap', '--format=csv,noheader'], { encoding: 'utf8', stdio: ['ignore', 'pipe', 'ignore'], timeout: 10000 })
-    const found = text.split('\n').map((line) => /^(\d+)\.(\d)$/.exec(line.trim())).filter(Boolean)
-    if (found.length) return [...new Set(found.map(([, major, minor]) => (major === '9' ? '90a-real' : major === '8' ? '80-real' : `${major}${minor}-real`)))]
+    const text = execFileSync('nvidia-smi', ['--query-gpu=compute_cap', '--format=csv,noheader'], {
+      encoding: 'utf8',
+      stdio: ['ignore', 'pipe', 'ignore'],
+      timeout: 10000,
+    })
+    const found = text
+      .split('\n')
+      .map((line) => /^(\d+)\.(\d)$/.exec(line.trim()))
+      .filter(Boolean)
+    if (found.length)
+      return [
+        ...new Set(found.map(([, major, minor]) => (major === '9' ? '90a-real' : major === '8' ? '80-real' : `${major}${minor}-real`))),
+      ]
   } catch {
     // no driver here: build for every machine that the addon may be carried to
   }
@@ -83,7 +99,11 @@ function gencode() {
 }
 
 function cmake() {
-  const set = (name, values) => `set(SEPCONV_${name} ${[values].flat().map((value) => JSON.stringify(value)).join(' ')})`
+  const set = (name, values) =>
+    `set(SEPCONV_${name} ${[values]
+      .flat()
+      .map((value) => JSON.stringify(value))
+      .join(' ')})`
   return [
     set('VERSION', version()),
     set('NAPI_INCLUDE', napi()),

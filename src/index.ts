@@ -8,7 +8,17 @@ export * from './ops/index.js'
 export * from './models/index.js'
 export { type DeviceInfo, type DeviceName, devices } from './runtime/device.js'
 export { Executable } from './runtime/executable.js'
-export { type CompiledFunction, type CompileOptions, compile, type Optimizer, type StepOptions, type TrainOptions, type TrainStep, type ValueAndGradOptions, valueAndGrad } from './runtime/function.js'
+export {
+  type CompiledFunction,
+  type CompileOptions,
+  compile,
+  type Optimizer,
+  type StepOptions,
+  type TrainOptions,
+  type TrainStep,
+  type ValueAndGradOptions,
+  valueAndGrad,
+} from './runtime/function.js'
 export type { Program } from './runtime/program.js'
 export { type VerifyOptions, type VerifyRow, verifyModel } from './runtime/verify.js'
 export { Tensor, tensor, type TensorOptions } from './runtime/tensor.js'

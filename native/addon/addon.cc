@@ -1,5 +1,5 @@
-// The addon's exports: version, executors(), openExecutor(name, {threads, isa}), and for benchmarks peakGflops(isa, threads) and
-// copyGbps(bytes, threads). No device is touched before executors() or openExecutor() is called.
+// The addon's exports: version, executors(), openExecutor(name, {threads, isa}), and for benchmarks peakGflops(isa,
+// threads) and copyGbps(bytes, threads). No device is touched before executors() or openExecutor() is called.
 #include <napi.h>
 
 #include "../cpu/probe.h"
@@ -23,13 +23,16 @@ Napi::Value executors(const Napi::CallbackInfo& info) {
 
 int toThreads(const Napi::Value& value) {
   const size_t threads = toSize(value, "threads");
-  if (threads < 1 || threads > 1024) throw Error("ERR_ARGUMENT", "threads must be between 1 and 1024, got " + std::to_string(threads));
+  if (threads < 1 || threads > 1024)
+    throw Error("ERR_ARGUMENT", "threads must be between 1 and 1024, got " + std::to_string(threads));
   return static_cast<int>(threads);
 }
 
 int cudaIndex(const std::string& name) {
   if (name == "cuda") return 0;
-  if (name.size() < 6 || name.size() > 8 || name.compare(0, 5, "cuda:") || name.find_first_not_of("0123456789", 5) != std::string::npos) return -1;
+  if (name.size() < 6 || name.size() > 8 || name.compare(0, 5, "cuda:") ||
+      name.find_first_not_of("0123456789", 5) != std::string::npos)
+    return -1;
   return std::stoi(name.substr(5));
 }
 
@@ -46,7 +49,8 @@ Napi::Value openExecutor(const Napi::CallbackInfo& info) {
     }
     if (name == "cpu") return ExecutorWrapper::create(info.Env(), cpu::openExecutor(options));
     const int index = cudaIndex(name);
-    if (index < 0) throw Error("ERR_DEVICE", "there is no native executor '" + name + "': expected cpu or cuda:<index>");
+    if (index < 0)
+      throw Error("ERR_DEVICE", "there is no native executor '" + name + "': expected cpu or cuda:<index>");
     return ExecutorWrapper::create(info.Env(), openCuda(index));
   });
 }
@@ -54,13 +58,16 @@ Napi::Value openExecutor(const Napi::CallbackInfo& info) {
 // The limits of the processor and its memory, for benchmarks: some 30 ms each on the calling thread.
 Napi::Value peakGflops(const Napi::CallbackInfo& info) {
   return guarded(info.Env(), [&] {
-    if (!info[0].IsString()) throw Error("ERR_ARGUMENT", "peakGflops takes the name of an instruction set and a number of threads");
+    if (!info[0].IsString())
+      throw Error("ERR_ARGUMENT", "peakGflops takes the name of an instruction set and a number of threads");
     return Napi::Number::New(info.Env(), cpu::peakGflops(info[0].As<Napi::String>().Utf8Value(), toThreads(info[1])));
   });
 }
 
 Napi::Value copyGbps(const Napi::CallbackInfo& info) {
-  return guarded(info.Env(), [&] { return Napi::Number::New(info.Env(), cpu::copyGigabytesPerSecond(toSize(info[0], "bytes"), toThreads(info[1]))); });
+  return guarded(info.Env(), [&] {
+    return Napi::Number::New(info.Env(), cpu::copyGigabytesPerSecond(toSize(info[0], "bytes"), toThreads(info[1])));
+  });
 }
 
 Napi::Object initialise(Napi::Env env, Napi::Object exports) {

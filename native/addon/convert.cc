@@ -6,7 +6,9 @@ namespace sepconv::addon {
 
 namespace {
 
-[[noreturn]] void malformed(const std::string& what, const char* expected) { throw Error("ERR_FORMAT", "program: " + what + " must be " + expected); }
+[[noreturn]] void malformed(const std::string& what, const char* expected) {
+  throw Error("ERR_FORMAT", "program: " + what + " must be " + expected);
+}
 
 Napi::Object toObject(const Napi::Value& value, const std::string& what) {
   if (!value.IsObject()) malformed(what, "an object");
@@ -30,7 +32,8 @@ double toNumber(const Napi::Value& value, const std::string& what) {
 
 size_t toWhole(const Napi::Value& value, const std::string& what) {
   const double number = toNumber(value, what);
-  if (!(number >= 0 && number <= 9007199254740991.0) || number != std::floor(number)) malformed(what, "a whole number of at least 0");
+  if (!(number >= 0 && number <= 9007199254740991.0) || number != std::floor(number))
+    malformed(what, "a whole number of at least 0");
   return static_cast<size_t>(number);
 }
 
@@ -111,7 +114,8 @@ BufferDescription toBuffer(const Napi::Value& value, const std::string& what) {
   if (name.IsString()) buffer.name = name.As<Napi::String>().Utf8Value();
   if (buffer.place == Place::constant) {
     const Napi::Value data = object.Get("data");
-    if (!data.IsTypedArray() || data.As<Napi::TypedArray>().TypedArrayType() != napi_uint8_array) malformed(what + ".data", "a Uint8Array");
+    if (!data.IsTypedArray() || data.As<Napi::TypedArray>().TypedArrayType() != napi_uint8_array)
+      malformed(what + ".data", "a Uint8Array");
     const Napi::Uint8Array bytes = data.As<Napi::Uint8Array>();
     buffer.data.assign(bytes.Data(), bytes.Data() + bytes.ByteLength());
   }
@@ -134,7 +138,8 @@ std::vector<int32_t> toIndices(const Napi::Value& value, const std::string& what
   return list;
 }
 
-ProgramCall toProgramCall(const Napi::Value& value, const std::vector<BufferDescription>& buffers, const std::string& what) {
+ProgramCall toProgramCall(const Napi::Value& value, const std::vector<BufferDescription>& buffers,
+                          const std::string& what) {
   const Napi::Object object = toObject(value, what);
   ProgramCall call;
   call.kernel = toText(object.Get("kernel"), what + ".kernel");
@@ -152,7 +157,8 @@ ProgramCall toProgramCall(const Napi::Value& value, const std::vector<BufferDesc
     if (static_cast<size_t>(index) >= buffers.size()) malformed(what, "made of indices into buffers");
     return buffers[static_cast<size_t>(index)].type;
   };
-  for (int32_t index : call.inputBuffers) call.inputs.push_back(index < 0 ? std::optional<TensorType>() : typeOf(index));
+  for (int32_t index : call.inputBuffers)
+    call.inputs.push_back(index < 0 ? std::optional<TensorType>() : typeOf(index));
   for (int32_t index : call.outputBuffers) call.outputs.push_back(typeOf(index));
   return call;
 }
@@ -164,7 +170,8 @@ size_t toSize(const Napi::Value& value, const char* what) {
     const double number = value.As<Napi::Number>().DoubleValue();
     if (number >= 0 && number <= 9007199254740991.0 && number == std::floor(number)) return static_cast<size_t>(number);
   }
-  throw Error("ERR_ARGUMENT", std::string(what) + " must be a whole number of at least 0, got " + value.ToString().Utf8Value());
+  throw Error("ERR_ARGUMENT",
+              std::string(what) + " must be a whole number of at least 0, got " + value.ToString().Utf8Value());
 }
 
 ProgramDescription toProgram(const Napi::Value& value) {
@@ -188,7 +195,8 @@ ProgramDescription toProgram(const Napi::Value& value) {
   return program;
 }
 
-CallDescription toCall(const Napi::Value& kernel, const Napi::Value& inputs, const Napi::Value& outputs, const Napi::Value& attributes) {
+CallDescription toCall(const Napi::Value& kernel, const Napi::Value& inputs, const Napi::Value& outputs,
+                       const Napi::Value& attributes) {
   CallDescription call;
   call.kernel = toText(kernel, "kernel");
   const Napi::Array inputTypes = toArray(inputs, "inputs"), outputTypes = toArray(outputs, "outputs");
@@ -196,7 +204,8 @@ CallDescription toCall(const Napi::Value& kernel, const Napi::Value& inputs, con
     const Napi::Value type = inputTypes[i];
     call.inputs.push_back(type.IsNull() ? std::optional<TensorType>() : toType(toObject(type, "inputs"), "inputs"));
   }
-  for (uint32_t i = 0; i < outputTypes.Length(); ++i) call.outputs.push_back(toType(toObject(outputTypes[i], "outputs"), "outputs"));
+  for (uint32_t i = 0; i < outputTypes.Length(); ++i)
+    call.outputs.push_back(toType(toObject(outputTypes[i], "outputs"), "outputs"));
   call.attributes = toAttributes(attributes, "attributes");
   return call;
 }

@@ -1,5 +1,6 @@
-// One executor as JavaScript sees it: a queue that a thread of its own works off in order, and the way back to the event loop.
-// One per openExecutor(); everything except the queue thread's own part belongs to the JavaScript thread that opened it.
+// One executor as JavaScript sees it: a queue that a thread of its own works off in order, and the way back to the
+// event loop. One per openExecutor(); everything except the queue thread's own part belongs to the JavaScript thread
+// that opened it.
 #pragma once
 #include <napi.h>
 
@@ -40,7 +41,8 @@ class Device : public std::enable_shared_from_this<Device> {
   Napi::Promise post(std::function<bool()> work, const Napi::Value& target);
   // Without a promise: its error is thrown by the next task or drain().
   void post(std::function<bool()> work);
-  // On the queue thread: the run that is about to start, so that it can be stopped at its next call when the environment ends.
+  // On the queue thread: the run that is about to start, so that it can be stopped at its next call when the
+  // environment ends.
   void track(const std::shared_ptr<Run>& run);
 
  private:

@@ -17,22 +17,27 @@ struct Range {
 Range toRange(const Napi::CallbackInfo& info, const Device& device) {
   MemoryWrapper& memory = MemoryWrapper::of(info[0], device);
   const size_t offset = toSize(info[1], "offset");
-  if (!info[2].IsTypedArray() || info[2].As<Napi::TypedArray>().TypedArrayType() != napi_uint8_array) throw Error("ERR_ARGUMENT", "bytes must be a Uint8Array");
+  if (!info[2].IsTypedArray() || info[2].As<Napi::TypedArray>().TypedArrayType() != napi_uint8_array)
+    throw Error("ERR_ARGUMENT", "bytes must be a Uint8Array");
   Napi::Uint8Array bytes = info[2].As<Napi::Uint8Array>();
   const size_t total = memory.allocation()->bytes(), length = bytes.ByteLength();
   if (length > total || offset > total - length)
-    throw Error("ERR_ARGUMENT", std::to_string(length) + " bytes at offset " + std::to_string(offset) + " lie outside a block of " + std::to_string(total));
+    throw Error("ERR_ARGUMENT", std::to_string(length) + " bytes at offset " + std::to_string(offset) +
+                                    " lie outside a block of " + std::to_string(total));
   return {memory, offset, bytes.Data(), length};
 }
 
 }  // namespace
 
 Napi::Function ExecutorWrapper::define(Napi::Env env) {
-  return DefineClass(env, "NativeExecutor",
-                     {InstanceMethod<&ExecutorWrapper::info>("info"), InstanceMethod<&ExecutorWrapper::allocate>("allocate"), InstanceMethod<&ExecutorWrapper::buffer>("buffer"),
-                      InstanceMethod<&ExecutorWrapper::write>("write"), InstanceMethod<&ExecutorWrapper::read>("read"), InstanceMethod<&ExecutorWrapper::readAsync>("readAsync"),
-                      InstanceMethod<&ExecutorWrapper::workspaceBytes>("workspaceBytes"), InstanceMethod<&ExecutorWrapper::load>("load"),
-                      InstanceMethod<&ExecutorWrapper::memory>("memory"), InstanceMethod<&ExecutorWrapper::setThreads>("setThreads")});
+  return DefineClass(
+      env, "NativeExecutor",
+      {InstanceMethod<&ExecutorWrapper::info>("info"), InstanceMethod<&ExecutorWrapper::allocate>("allocate"),
+       InstanceMethod<&ExecutorWrapper::buffer>("buffer"), InstanceMethod<&ExecutorWrapper::write>("write"),
+       InstanceMethod<&ExecutorWrapper::read>("read"), InstanceMethod<&ExecutorWrapper::readAsync>("readAsync"),
+       InstanceMethod<&ExecutorWrapper::workspaceBytes>("workspaceBytes"),
+       InstanceMethod<&ExecutorWrapper::load>("load"), InstanceMethod<&ExecutorWrapper::memory>("memory"),
+       InstanceMethod<&ExecutorWrapper::setThreads>("setThreads")});
 }
 
 Napi::Value ExecutorWrapper::create(Napi::Env env, std::unique_ptr<Executor> executor) {
@@ -40,7 +45,8 @@ Napi::Value ExecutorWrapper::create(Napi::Env env, std::unique_ptr<Executor> exe
 }
 
 ExecutorWrapper::ExecutorWrapper(const Napi::CallbackInfo& info) : Napi::ObjectWrap<ExecutorWrapper>(info) {
-  if (info.Length() != 1 || !info[0].IsExternal()) throw Napi::TypeError::New(info.Env(), "NativeExecutor comes from openExecutor()");
+  if (info.Length() != 1 || !info[0].IsExternal())
+    throw Napi::TypeError::New(info.Env(), "NativeExecutor comes from openExecutor()");
   device_ = Device::open(info.Env(), std::move(*info[0].As<Napi::External<std::unique_ptr<Executor>>>().Data()));
 }
 
@@ -49,17 +55,21 @@ Napi::Value ExecutorWrapper::info(const Napi::CallbackInfo& info) {
 }
 
 Napi::Value ExecutorWrapper::allocate(const Napi::CallbackInfo& info) {
-  return guarded(info.Env(), [&] { return MemoryWrapper::create(info.Env(), device_, device_->executor().allocate(toSize(info[0], "bytes"))); });
+  return guarded(info.Env(), [&] {
+    return MemoryWrapper::create(info.Env(), device_, device_->executor().allocate(toSize(info[0], "bytes")));
+  });
 }
 
 Napi::Value ExecutorWrapper::buffer(const Napi::CallbackInfo& info) {
   return guarded(info.Env(), [&] {
-    if (!device_->executor().hostMemory()) throw Error("ERR_DEVICE", "the memory of this executor is not visible to the host: use read and write");
+    if (!device_->executor().hostMemory())
+      throw Error("ERR_DEVICE", "the memory of this executor is not visible to the host: use read and write");
     return MemoryWrapper::of(info[0], *device_).buffer(info.Env());
   });
 }
 
-// Copies at once when no queued run can see the memory; else a copy of the bytes waits in the queue, and the event loop does not.
+// Copies at once when no queued run can see the memory; else a copy of the bytes waits in the queue, and the event loop
+// does not.
 void ExecutorWrapper::write(const Napi::CallbackInfo& info) {
   guarded(info.Env(), [&] {
     const Range range = toRange(info, *device_);
@@ -92,7 +102,8 @@ Napi::Value ExecutorWrapper::readAsync(const Napi::CallbackInfo& info) {
     const Range range = toRange(info, *device_);
     Executor& executor = device_->executor();
     return device_->post(
-        [&executor, allocation = range.memory.allocation(), bytes = range.bytes, offset = range.offset, length = range.length] {
+        [&executor, allocation = range.memory.allocation(), bytes = range.bytes, offset = range.offset,
+         length = range.length] {
           executor.copyOut(*allocation, offset, bytes, length);
           return true;
         },
@@ -108,7 +119,9 @@ Napi::Value ExecutorWrapper::workspaceBytes(const Napi::CallbackInfo& info) {
 }
 
 Napi::Value ExecutorWrapper::load(const Napi::CallbackInfo& info) {
-  return guarded(info.Env(), [&] { return ProgramWrapper::create(info.Env(), device_, device_->executor().load(toProgram(info[0]))); });
+  return guarded(info.Env(), [&] {
+    return ProgramWrapper::create(info.Env(), device_, device_->executor().load(toProgram(info[0])));
+  });
 }
 
 Napi::Value ExecutorWrapper::memory(const Napi::CallbackInfo& info) {
@@ -125,7 +138,8 @@ Napi::Value ExecutorWrapper::memory(const Napi::CallbackInfo& info) {
 void ExecutorWrapper::setThreads(const Napi::CallbackInfo& info) {
   guarded(info.Env(), [&] {
     const size_t threads = toSize(info[0], "threads");
-    if (threads < 1 || threads > 1024) throw Error("ERR_ARGUMENT", "threads must be between 1 and 1024, got " + std::to_string(threads));
+    if (threads < 1 || threads > 1024)
+      throw Error("ERR_ARGUMENT", "threads must be between 1 and 1024, got " + std::to_string(threads));
     device_->drain();
     device_->executor().setThreads(static_cast<int>(threads));
   });

@@ -12,16 +12,20 @@ struct Parts {
 }  // namespace
 
 Napi::Function MemoryWrapper::define(Napi::Env env) {
-  return DefineClass(env, "NativeMemory", {InstanceAccessor<&MemoryWrapper::bytes>("bytes"), InstanceMethod<&MemoryWrapper::dispose>("dispose")});
+  return DefineClass(
+      env, "NativeMemory",
+      {InstanceAccessor<&MemoryWrapper::bytes>("bytes"), InstanceMethod<&MemoryWrapper::dispose>("dispose")});
 }
 
-Napi::Value MemoryWrapper::create(Napi::Env env, std::shared_ptr<Device> device, std::shared_ptr<Allocation> allocation) {
+Napi::Value MemoryWrapper::create(Napi::Env env, std::shared_ptr<Device> device,
+                                  std::shared_ptr<Allocation> allocation) {
   Parts parts{std::move(device), std::move(allocation)};
   return env.GetInstanceData<Classes>()->memory.New({Napi::External<Parts>::New(env, &parts)});
 }
 
 MemoryWrapper::MemoryWrapper(const Napi::CallbackInfo& info) : Napi::ObjectWrap<MemoryWrapper>(info) {
-  if (info.Length() != 1 || !info[0].IsExternal()) throw Napi::TypeError::New(info.Env(), "NativeMemory comes from executor.allocate()");
+  if (info.Length() != 1 || !info[0].IsExternal())
+    throw Napi::TypeError::New(info.Env(), "NativeMemory comes from executor.allocate()");
   Parts& parts = *info[0].As<Napi::External<Parts>>().Data();
   device_ = std::move(parts.device);
   allocation_ = std::move(parts.allocation);
@@ -35,14 +39,17 @@ void MemoryWrapper::Finalize(Napi::BasicEnv env) {
 }
 
 MemoryWrapper& MemoryWrapper::of(const Napi::Value& value, const Device& device) {
-  if (!value.IsObject() || !value.As<Napi::Object>().CheckTypeTag(&kTag)) throw Error("ERR_ARGUMENT", "expected memory of this executor, got " + value.ToString().Utf8Value());
+  if (!value.IsObject() || !value.As<Napi::Object>().CheckTypeTag(&kTag))
+    throw Error("ERR_ARGUMENT", "expected memory of this executor, got " + value.ToString().Utf8Value());
   MemoryWrapper& memory = *Unwrap(value.As<Napi::Object>());
   if (!memory.allocation_) throw Error("ERR_DISPOSED", "the memory has been disposed");
   if (memory.device_.get() != &device) throw Error("ERR_DEVICE", "the memory belongs to another executor");
   return memory;
 }
 
-Napi::Value MemoryWrapper::bytes(const Napi::CallbackInfo& info) { return Napi::Number::New(info.Env(), static_cast<double>(allocation_ ? allocation_->bytes() : 0)); }
+Napi::Value MemoryWrapper::bytes(const Napi::CallbackInfo& info) {
+  return Napi::Number::New(info.Env(), static_cast<double>(allocation_ ? allocation_->bytes() : 0));
+}
 
 Napi::Value MemoryWrapper::buffer(Napi::Env env) {
   if (!view_.IsEmpty()) {
@@ -51,7 +58,9 @@ Napi::Value MemoryWrapper::buffer(Napi::Env env) {
   }
   holder_ = std::make_shared<Holder>(allocation_);
   const Napi::ArrayBuffer view = Napi::ArrayBuffer::New(
-      env, allocation_->data(), allocation_->bytes(), [](Napi::BasicEnv, void*, std::shared_ptr<Holder>* holder) { delete holder; }, new std::shared_ptr<Holder>(holder_));
+      env, allocation_->data(), allocation_->bytes(),
+      [](Napi::BasicEnv, void*, std::shared_ptr<Holder>* holder) { delete holder; },
+      new std::shared_ptr<Holder>(holder_));
   view_ = Napi::Reference<Napi::ArrayBuffer>::New(view, 0);
   return view;
 }

@@ -12,30 +12,35 @@ struct Parts {
 };
 
 std::vector<Binding> toBindings(const Napi::Value& memories, const Napi::Value& offsets, const Device& device) {
-  if (!memories.IsArray() || !offsets.IsArray() || memories.As<Napi::Array>().Length() != offsets.As<Napi::Array>().Length())
+  if (!memories.IsArray() || !offsets.IsArray() ||
+      memories.As<Napi::Array>().Length() != offsets.As<Napi::Array>().Length())
     throw Error("ERR_ARGUMENT", "a run takes four arrays: input memories and offsets, output memories and offsets");
   const Napi::Array memoryList = memories.As<Napi::Array>(), offsetList = offsets.As<Napi::Array>();
   std::vector<Binding> bindings(memoryList.Length());
-  for (uint32_t i = 0; i < bindings.size(); ++i) bindings[i] = {MemoryWrapper::of(memoryList[i], device).allocation(), toSize(offsetList[i], "offset")};
+  for (uint32_t i = 0; i < bindings.size(); ++i)
+    bindings[i] = {MemoryWrapper::of(memoryList[i], device).allocation(), toSize(offsetList[i], "offset")};
   return bindings;
 }
 
 }  // namespace
 
 Napi::Function ProgramWrapper::define(Napi::Env env) {
-  return DefineClass(env, "NativeProgram",
-                     {InstanceMethod<&ProgramWrapper::bind>("bind"), InstanceMethod<&ProgramWrapper::run>("run"), InstanceMethod<&ProgramWrapper::runSync>("runSync"),
-                      InstanceMethod<&ProgramWrapper::profile>("profile"), InstanceMethod<&ProgramWrapper::abort>("abort"),
-                      InstanceMethod<&ProgramWrapper::dispose>("dispose")});
+  return DefineClass(
+      env, "NativeProgram",
+      {InstanceMethod<&ProgramWrapper::bind>("bind"), InstanceMethod<&ProgramWrapper::run>("run"),
+       InstanceMethod<&ProgramWrapper::runSync>("runSync"), InstanceMethod<&ProgramWrapper::profile>("profile"),
+       InstanceMethod<&ProgramWrapper::abort>("abort"), InstanceMethod<&ProgramWrapper::dispose>("dispose")});
 }
 
-Napi::Value ProgramWrapper::create(Napi::Env env, std::shared_ptr<Device> device, std::shared_ptr<LoadedProgram> program) {
+Napi::Value ProgramWrapper::create(Napi::Env env, std::shared_ptr<Device> device,
+                                   std::shared_ptr<LoadedProgram> program) {
   Parts parts{std::move(device), std::move(program)};
   return env.GetInstanceData<Classes>()->program.New({Napi::External<Parts>::New(env, &parts)});
 }
 
 ProgramWrapper::ProgramWrapper(const Napi::CallbackInfo& info) : Napi::ObjectWrap<ProgramWrapper>(info) {
-  if (info.Length() != 1 || !info[0].IsExternal()) throw Napi::TypeError::New(info.Env(), "NativeProgram comes from executor.load()");
+  if (info.Length() != 1 || !info[0].IsExternal())
+    throw Napi::TypeError::New(info.Env(), "NativeProgram comes from executor.load()");
   Parts& parts = *info[0].As<Napi::External<Parts>>().Data();
   device_ = std::move(parts.device);
   program_ = std::move(parts.program);
@@ -52,15 +57,20 @@ std::shared_ptr<Run> ProgramWrapper::prepare(const Napi::CallbackInfo& info) con
 
 // bind(buffer, memory, offset)
 void ProgramWrapper::bind(const Napi::CallbackInfo& info) {
-  guarded(info.Env(), [&] { program().bind(toSize(info[0], "buffer"), {MemoryWrapper::of(info[1], *device_).allocation(), toSize(info[2], "offset")}); });
+  guarded(info.Env(), [&] {
+    program().bind(toSize(info[0], "buffer"),
+                   {MemoryWrapper::of(info[1], *device_).allocation(), toSize(info[2], "offset")});
+  });
 }
 
-// run(inputs, inputOffsets, outputs, outputOffsets, ticket?): a promise of true, or of false when abort(ticket) was obeyed.
+// run(inputs, inputOffsets, outputs, outputOffsets, ticket?): a promise of true, or of false when abort(ticket) was
+// obeyed.
 Napi::Value ProgramWrapper::run(const Napi::CallbackInfo& info) {
   return guarded(info.Env(), [&]() -> Napi::Value {
     const std::shared_ptr<Run> run = prepare(info);
     if (info[4].IsNumber()) {
-      for (auto entry = tickets_.begin(); entry != tickets_.end();) entry = entry->second.expired() ? tickets_.erase(entry) : std::next(entry);
+      for (auto entry = tickets_.begin(); entry != tickets_.end();)
+        entry = entry->second.expired() ? tickets_.erase(entry) : std::next(entry);
       tickets_[info[4].As<Napi::Number>().Uint32Value()] = run;
     }
     Device* device = device_.get();

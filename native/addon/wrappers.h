@@ -1,5 +1,5 @@
-// The three classes that JavaScript gets: NativeExecutor, NativeMemory, NativeProgram. Their constructors and the type tags that
-// keep foreign objects out belong to the environment, so worker threads may load the addon too.
+// The three classes that JavaScript gets: NativeExecutor, NativeMemory, NativeProgram. Their constructors and the type
+// tags that keep foreign objects out belong to the environment, so worker threads may load the addon too.
 #pragma once
 #include <napi.h>
 

@@ -12,12 +12,12 @@ namespace sepconv::cpu {
 namespace {
 
 constexpr size_t kAlignment = 64;
-constexpr size_t kPage = size_t{64} << 10;       // granularity of mapped blocks
-constexpr size_t kMapped = size_t{1} << 20;      // from here on straight from the system
+constexpr size_t kPage = size_t{64} << 10;   // granularity of mapped blocks
+constexpr size_t kMapped = size_t{1} << 20;  // from here on straight from the system
 constexpr size_t kHugePage = size_t{2} << 20;
-constexpr size_t kHuge = 2 * kHugePage;          // from here on on huge pages
-constexpr size_t kChecked = size_t{256} << 20;   // from here on compared with the memory that is free: the system would hand out
-                                                 // address space and kill the process at first use
+constexpr size_t kHuge = 2 * kHugePage;         // from here on on huge pages
+constexpr size_t kChecked = size_t{256} << 20;  // from here on compared with the memory that is free: the system would
+                                                // hand out address space and kill the process at first use
 
 size_t roundUp(size_t value, size_t multiple) { return (value + multiple - 1) / multiple * multiple; }
 
@@ -114,7 +114,8 @@ void* CachingAllocator::takeCached(size_t capacity, size_t* taken) {
 
 void CachingAllocator::trim(size_t limit) {
   while (cached_ > limit) {
-    auto oldest = std::min_element(free_.begin(), free_.end(), [](const auto& a, const auto& b) { return a.second.age < b.second.age; });
+    auto oldest = std::min_element(free_.begin(), free_.end(),
+                                   [](const auto& a, const auto& b) { return a.second.age < b.second.age; });
     systemRelease(oldest->second.data, oldest->first);
     cached_ -= oldest->first;
     free_.erase(oldest);
@@ -139,7 +140,8 @@ std::shared_ptr<Allocation> CachingAllocator::allocate(size_t bytes) {
     }
   }
   if (!data)
-    throw Error("ERR_MEMORY", "cannot allocate " + std::to_string(bytes) + " bytes on cpu: " + std::to_string(freeMemory()) + " bytes are free and " +
+    throw Error("ERR_MEMORY", "cannot allocate " + std::to_string(bytes) +
+                                  " bytes on cpu: " + std::to_string(freeMemory()) + " bytes are free and " +
                                   std::to_string(allocated_) + " are in use by this executor");
   allocated_ += bytes;
   peak_ = std::max(peak_, allocated_);

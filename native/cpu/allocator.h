@@ -1,6 +1,7 @@
-// Host memory in 64-byte-aligned blocks that are kept when they are given back: a page that was used once costs nothing to use
-// again, while a fresh one costs a fault (some 0.25 us per 4 KiB: 2 ms for a batch of pictures). Blocks from 4 MiB up lie on 2 MiB
-// boundaries and ask for huge pages. The cache is bounded and emptied, oldest block first, before any allocation fails.
+// Host memory in 64-byte-aligned blocks that are kept when they are given back: a page that was used once costs nothing
+// to use again, while a fresh one costs a fault (some 0.25 us per 4 KiB: 2 ms for a batch of pictures). Blocks from 4
+// MiB up lie on 2 MiB boundaries and ask for huge pages. The cache is bounded and emptied, oldest block first, before
+// any allocation fails.
 #pragma once
 #include <map>
 #include <memory>

@@ -1,6 +1,6 @@
-// The CPU executor: programs whose calls are kernel objects made once, run in order on an own thread pool with all memory in one
-// shared arena. A run resolves every operand to an address (one load per operand: some 2 us for a training step of Xception) and
-// then does nothing but call kernels.
+// The CPU executor: programs whose calls are kernel objects made once, run in order on an own thread pool with all
+// memory in one shared arena. A run resolves every operand to an address (one load per operand: some 2 us for a
+// training step of Xception) and then does nothing but call kernels.
 #include <algorithm>
 #include <chrono>
 #include <mutex>
@@ -40,7 +40,9 @@ class SimdScope {
   const SimdTable* const before_;
 };
 
-std::string nameOf(const CallDescription& call) { return call.scope.empty() ? "'" + call.kernel + "'" : "'" + call.kernel + "' of " + call.scope; }
+std::string nameOf(const CallDescription& call) {
+  return call.scope.empty() ? "'" + call.kernel + "'" : "'" + call.kernel + "' of " + call.scope;
+}
 
 // Errors of a kernel name the call that they belong to.
 template <class Body>
@@ -81,8 +83,12 @@ class CpuExecutor final : public Executor {
 
   bool hostMemory() const override { return true; }
   std::shared_ptr<Allocation> allocate(size_t bytes) override { return allocator_->allocate(bytes); }
-  void copyIn(Allocation& memory, size_t offset, const void* host, size_t bytes) override { std::copy_n(static_cast<const char*>(host), bytes, memory.data() + offset); }
-  void copyOut(const Allocation& memory, size_t offset, void* host, size_t bytes) override { std::copy_n(memory.data() + offset, bytes, static_cast<char*>(host)); }
+  void copyIn(Allocation& memory, size_t offset, const void* host, size_t bytes) override {
+    std::copy_n(static_cast<const char*>(host), bytes, memory.data() + offset);
+  }
+  void copyOut(const Allocation& memory, size_t offset, void* host, size_t bytes) override {
+    std::copy_n(memory.data() + offset, bytes, static_cast<char*>(host));
+  }
 
   size_t workspaceBytes(const CallDescription& call) override {
     const SimdScope scope(table_);
@@ -140,14 +146,17 @@ class CpuExecutor final : public Executor {
 
 class CpuProgram final : public LoadedProgram {
  public:
-  CpuProgram(CpuExecutor& executor, ProgramDescription description) : LoadedProgram(std::move(description)), executor_(executor) {
+  CpuProgram(CpuExecutor& executor, ProgramDescription description)
+      : LoadedProgram(std::move(description)), executor_(executor) {
     checkProgram(description_);
     const SimdScope scope(executor.table());
     for (const ProgramCall& call : description_.calls) {
       kernels_.push_back(makeKernel(call));
       if (kernels_.back()->workspaceBytes() > call.workspaceBytes)
-        throw Error("ERR_FORMAT", nameOf(call) + " needs " + std::to_string(kernels_.back()->workspaceBytes()) + " bytes of workspace, the program gives it " +
-                                      std::to_string(call.workspaceBytes) + ": it was planned for another instruction set or version");
+        throw Error("ERR_FORMAT", nameOf(call) + " needs " + std::to_string(kernels_.back()->workspaceBytes()) +
+                                      " bytes of workspace, the program gives it " +
+                                      std::to_string(call.workspaceBytes) +
+                                      ": it was planned for another instruction set or version");
       for (int32_t buffer : call.inputBuffers) operands_.push_back(stored(buffer));
       for (int32_t buffer : call.outputBuffers) operands_.push_back(stored(buffer));
     }
@@ -201,7 +210,8 @@ class CpuProgram final : public LoadedProgram {
       void** inputs = operandPointers_.data() + operand;
       void** outputs = inputs + call.inputBuffers.size();
       operand += call.inputBuffers.size() + call.outputBuffers.size();
-      const Arguments arguments{inputs, call.inputBuffers.size(), outputs, arena ? arena->data() + call.workspaceOffset : nullptr, executor_.pool()};
+      const Arguments arguments{inputs, call.inputBuffers.size(), outputs,
+                                arena ? arena->data() + call.workspaceOffset : nullptr, executor_.pool()};
       inCall(call, [&] { kernels_[i]->run(arguments); });
     }
     before(kernels_.size());
@@ -223,9 +233,12 @@ class CpuProgram final : public LoadedProgram {
       else if (buffer.view < 0 && (buffer.place == Place::state || buffer.place == Place::prepared))
         addresses_[i] = (*run.states)[i].address();
     }
-    for (size_t i = 0; i < run.inputs.size(); ++i) addresses_[static_cast<size_t>(description_.inputs[i])] = run.inputs[i].address();
-    for (size_t i = 0; i < run.outputs.size(); ++i) addresses_[static_cast<size_t>(description_.outputs[i])] = run.outputs[i].address();
-    for (size_t i = 0; i < operands_.size(); ++i) operandPointers_[i] = operands_[i] < 0 ? nullptr : addresses_[static_cast<size_t>(operands_[i])];
+    for (size_t i = 0; i < run.inputs.size(); ++i)
+      addresses_[static_cast<size_t>(description_.inputs[i])] = run.inputs[i].address();
+    for (size_t i = 0; i < run.outputs.size(); ++i)
+      addresses_[static_cast<size_t>(description_.outputs[i])] = run.outputs[i].address();
+    for (size_t i = 0; i < operands_.size(); ++i)
+      operandPointers_[i] = operands_[i] < 0 ? nullptr : addresses_[static_cast<size_t>(operands_[i])];
   }
 
   CpuExecutor& executor_;
@@ -236,7 +249,9 @@ class CpuProgram final : public LoadedProgram {
   std::vector<std::shared_ptr<Allocation>> constants_;
 };
 
-std::unique_ptr<LoadedProgram> CpuExecutor::load(ProgramDescription description) { return std::make_unique<CpuProgram>(*this, std::move(description)); }
+std::unique_ptr<LoadedProgram> CpuExecutor::load(ProgramDescription description) {
+  return std::make_unique<CpuProgram>(*this, std::move(description));
+}
 
 }  // namespace
 

@@ -1,5 +1,6 @@
-// Denormal numbers flushed to zero within a scope, on every thread that computes: a run must give the same bits on whatever thread
-// a task lands, and vanishing activations or gradients must not slow it down (an assist costs 100 cycles and more).
+// Denormal numbers flushed to zero within a scope, on every thread that computes: a run must give the same bits on
+// whatever thread a task lands, and vanishing activations or gradients must not slow it down (an assist costs 100
+// cycles and more).
 #pragma once
 #include <cstdint>
 

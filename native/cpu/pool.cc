@@ -1,9 +1,9 @@
-// The CPU executor's worker threads. A parallel region is published by storing its number of tasks in `remaining`; whoever
-// decrements that counter from a positive value owns a task. A region ends when `unfinished` reaches zero, and only then may the
-// next one be published, so a worker that comes late either finds nothing or takes a task of the region that is current: it reads
-// the region's fields after it owns a task, never before.
-// Between regions workers spin for about 30 us (the gap between two kernels of a program is far shorter), then sleep on a
-// condition variable; a wake costs the caller some 5 us, and the worker is there 20 to 50 us later.
+// The CPU executor's worker threads. A parallel region is published by storing its number of tasks in `remaining`;
+// whoever decrements that counter from a positive value owns a task. A region ends when `unfinished` reaches zero, and
+// only then may the next one be published, so a worker that comes late either finds nothing or takes a task of the
+// region that is current: it reads the region's fields after it owns a task, never before. Between regions workers spin
+// for about 30 us (the gap between two kernels of a program is far shorter), then sleep on a condition variable; a wake
+// costs the caller some 5 us, and the worker is there 20 to 50 us later.
 #include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -35,7 +35,8 @@ inline void pause() {
 #endif
 }
 
-// Spins until `ready` or until the time is over; the clock is read every 64th time only (a pause takes 40 to 140 cycles).
+// Spins until `ready` or until the time is over; the clock is read every 64th time only (a pause takes 40 to 140
+// cycles).
 template <class Condition>
 bool spin(const Condition& ready) {
   const auto end = std::chrono::steady_clock::now() + kSpin;
@@ -98,7 +99,8 @@ struct ThreadPool::Implementation {
         if (!failed.exchange(true)) exception = std::current_exception();
       }
     }
-    if (finished && unfinished.fetch_sub(finished, std::memory_order_seq_cst) == finished && callerSleeps.load(std::memory_order_seq_cst)) {
+    if (finished && unfinished.fetch_sub(finished, std::memory_order_seq_cst) == finished &&
+        callerSleeps.load(std::memory_order_seq_cst)) {
       std::lock_guard<std::mutex> lock(mutex);
       done.notify_one();
     }
@@ -108,7 +110,9 @@ struct ThreadPool::Implementation {
     currentThread = thread;
     depth = 1;
     const FlushDenormals flush;
-    const auto ready = [&] { return remaining.load(std::memory_order_relaxed) > 0 || stop.load(std::memory_order_relaxed); };
+    const auto ready = [&] {
+      return remaining.load(std::memory_order_relaxed) > 0 || stop.load(std::memory_order_relaxed);
+    };
     for (;;) {
       if (!spin(ready)) {
         std::unique_lock<std::mutex> lock(mutex);
@@ -198,7 +202,8 @@ void* ThreadPool::scratch(int thread, size_t bytes) {
     free(block.data);
     block = Block{};
     if (posix_memalign(&block.data, kLine, grown))
-      throw Error("ERR_MEMORY", "no memory for " + std::to_string(grown) + " bytes of scratch of thread " + std::to_string(thread));
+      throw Error("ERR_MEMORY",
+                  "no memory for " + std::to_string(grown) + " bytes of scratch of thread " + std::to_string(thread));
     block.bytes = grown;
   }
   return block.data;

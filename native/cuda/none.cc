@@ -7,7 +7,9 @@ std::vector<ExecutorInfo> cudaExecutors() {
   ExecutorInfo info;
   info.name = "cuda";
   info.code = "not-built";
-  info.reason = "this build has no CUDA kernels, because nvcc was not found when it was made; install the CUDA toolkit and run `sepconv build`";
+  info.reason =
+      "this build has no CUDA kernels, because nvcc was not found when it was made; install the CUDA toolkit and run "
+      "`sepconv build`";
   return {info};
 }
 

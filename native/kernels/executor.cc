@@ -1,5 +1,5 @@
-// What all executors share: the checks that keep a program and the arguments of its runs inside their memory, and the table of
-// state bindings, which a run sees as it was when the run was asked for.
+// What all executors share: the checks that keep a program and the arguments of its runs inside their memory, and the
+// table of state bindings, which a run sees as it was when the run was asked for.
 #include "executor.h"
 
 namespace sepconv {
@@ -7,7 +7,8 @@ namespace sepconv {
 namespace {
 
 std::string describe(const BufferDescription& buffer, size_t index) {
-  return buffer.name.empty() ? "buffer " + std::to_string(index) : "buffer " + std::to_string(index) + " ('" + buffer.name + "')";
+  return buffer.name.empty() ? "buffer " + std::to_string(index)
+                             : "buffer " + std::to_string(index) + " ('" + buffer.name + "')";
 }
 
 void require(bool condition, const std::string& message) {
@@ -20,13 +21,17 @@ bool inside(size_t offset, size_t bytes, size_t total) { return bytes <= total &
 void checkBinding(const BufferDescription& buffer, size_t index, const Binding& binding) {
   if (!binding.memory) throw Error("ERR_ARGUMENT", "no memory is bound to " + describe(buffer, index));
   if (!inside(binding.offset, buffer.bytes, binding.memory->bytes()))
-    throw Error("ERR_ARGUMENT", describe(buffer, index) + " needs " + std::to_string(buffer.bytes) + " bytes, got offset " +
-                                    std::to_string(binding.offset) + " of a block of " + std::to_string(binding.memory->bytes()));
+    throw Error("ERR_ARGUMENT", describe(buffer, index) + " needs " + std::to_string(buffer.bytes) +
+                                    " bytes, got offset " + std::to_string(binding.offset) + " of a block of " +
+                                    std::to_string(binding.memory->bytes()));
   if (binding.offset % bytesPerElement(buffer.type.dtype))
-    throw Error("ERR_ARGUMENT", describe(buffer, index) + ": offset " + std::to_string(binding.offset) + " is not a multiple of the element size");
+    throw Error("ERR_ARGUMENT", describe(buffer, index) + ": offset " + std::to_string(binding.offset) +
+                                    " is not a multiple of the element size");
 }
 
-bool bindable(const BufferDescription& buffer) { return buffer.view < 0 && (buffer.place == Place::state || buffer.place == Place::prepared); }
+bool bindable(const BufferDescription& buffer) {
+  return buffer.view < 0 && (buffer.place == Place::state || buffer.place == Place::prepared);
+}
 
 }  // namespace
 
@@ -41,7 +46,8 @@ void checkProgram(const ProgramDescription& program) {
     require(elements < 1e15 && buffer.bytes >= buffer.type.bytes(), describe(buffer, i) + " is smaller than its shape");
     if (buffer.view >= 0) {
       const size_t viewed = static_cast<size_t>(buffer.view);
-      require(viewed < program.buffers.size() && program.buffers[viewed].view < 0, describe(buffer, i) + " is a view of no buffer");
+      require(viewed < program.buffers.size() && program.buffers[viewed].view < 0,
+              describe(buffer, i) + " is a view of no buffer");
       require(buffer.bytes <= program.buffers[viewed].bytes, describe(buffer, i) + " is larger than what it views");
       continue;
     }
@@ -50,17 +56,20 @@ void checkProgram(const ProgramDescription& program) {
       require(buffer.offset % 64 == 0, describe(buffer, i) + " is not 64-byte aligned in the arena");
     }
     if (buffer.place == Place::constant)
-      require(buffer.data.size() == buffer.bytes, describe(buffer, i) + ": a constant of " + std::to_string(buffer.bytes) + " bytes carries " +
+      require(buffer.data.size() == buffer.bytes, describe(buffer, i) + ": a constant of " +
+                                                      std::to_string(buffer.bytes) + " bytes carries " +
                                                       std::to_string(buffer.data.size()));
   }
   auto checkIndex = [&](int32_t index, const std::string& who) {
-    require(index >= 0 && static_cast<size_t>(index) < program.buffers.size(), who + ": there is no buffer " + std::to_string(index));
+    require(index >= 0 && static_cast<size_t>(index) < program.buffers.size(),
+            who + ": there is no buffer " + std::to_string(index));
   };
   auto checkArguments = [&](const std::vector<int32_t>& list, Place place, const char* what) {
     for (int32_t index : list) {
       checkIndex(index, what);
       const BufferDescription& buffer = program.buffers[static_cast<size_t>(index)];
-      require(buffer.place == place && buffer.view < 0, std::string(what) + ": buffer " + std::to_string(index) + " is of another place");
+      require(buffer.place == place && buffer.view < 0,
+              std::string(what) + ": buffer " + std::to_string(index) + " is of another place");
     }
   };
   checkArguments(program.inputs, Place::input, "inputs");
@@ -70,20 +79,23 @@ void checkProgram(const ProgramDescription& program) {
   for (int32_t index : program.outputs) given[static_cast<size_t>(index)] = true;
   for (size_t i = 0; i < program.buffers.size(); ++i) {
     const Place place = program.buffers[i].place;
-    require(given[i] || program.buffers[i].view >= 0 || (place != Place::input && place != Place::output), describe(program.buffers[i], i) + " is not among the program's inputs or outputs");
+    require(given[i] || program.buffers[i].view >= 0 || (place != Place::input && place != Place::output),
+            describe(program.buffers[i], i) + " is not among the program's inputs or outputs");
   }
   for (const ProgramCall& call : program.calls) {
     const std::string who = call.scope.empty() ? call.kernel : call.scope + " (" + call.kernel + ")";
     for (int32_t index : call.inputBuffers)
       if (index != -1) checkIndex(index, who);
     for (int32_t index : call.outputBuffers) checkIndex(index, who);
-    require(inside(call.workspaceOffset, call.workspaceBytes, program.arenaBytes) && call.workspaceOffset % 64 == 0, who + ": its workspace lies outside the arena");
+    require(inside(call.workspaceOffset, call.workspaceBytes, program.arenaBytes) && call.workspaceOffset % 64 == 0,
+            who + ": its workspace lies outside the arena");
   }
   require(program.updateStart <= program.calls.size(), "updateStart lies beyond the last call");
 }
 
 LoadedProgram::LoadedProgram(ProgramDescription description)
-    : description_(std::move(description)), states_(std::make_shared<std::vector<Binding>>(description_.buffers.size())) {
+    : description_(std::move(description)),
+      states_(std::make_shared<std::vector<Binding>>(description_.buffers.size())) {
   for (size_t i = 0; i < description_.buffers.size(); ++i)
     if (bindable(description_.buffers[i])) stateBuffers_.push_back(static_cast<int32_t>(i));
 }
@@ -99,7 +111,8 @@ void LoadedProgram::bind(size_t buffer, Binding binding) {
 std::shared_ptr<Run> LoadedProgram::prepare(std::vector<Binding> inputs, std::vector<Binding> outputs) const {
   auto check = [&](const std::vector<Binding>& given, const std::vector<int32_t>& wanted, const char* what) {
     if (given.size() != wanted.size())
-      throw Error("ERR_ARGUMENT", "the program takes " + std::to_string(wanted.size()) + " " + what + ", got " + std::to_string(given.size()));
+      throw Error("ERR_ARGUMENT", "the program takes " + std::to_string(wanted.size()) + " " + what + ", got " +
+                                      std::to_string(given.size()));
     for (size_t i = 0; i < given.size(); ++i) {
       const size_t index = static_cast<size_t>(wanted[i]);
       checkBinding(description_.buffers[index], index, given[i]);
@@ -109,7 +122,8 @@ std::shared_ptr<Run> LoadedProgram::prepare(std::vector<Binding> inputs, std::ve
   check(outputs, description_.outputs, "outputs");
   for (int32_t index : stateBuffers_)
     if (!(*states_)[static_cast<size_t>(index)].memory)
-      throw Error("ERR_ARGUMENT", "no memory is bound to " + describe(description_.buffers[static_cast<size_t>(index)], static_cast<size_t>(index)));
+      throw Error("ERR_ARGUMENT", "no memory is bound to " + describe(description_.buffers[static_cast<size_t>(index)],
+                                                                      static_cast<size_t>(index)));
   auto run = std::make_shared<Run>();
   run->inputs = std::move(inputs);
   run->outputs = std::move(outputs);

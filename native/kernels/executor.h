@@ -1,8 +1,9 @@
-// The interface behind which every native device stands: memory, programs and runs of them. Implemented by native/cpu and
-// native/cuda; native/addon puts a queue and JavaScript on top. Nothing here knows of Node.
+// The interface behind which every native device stands: memory, programs and runs of them. Implemented by native/cpu
+// and native/cuda; native/addon puts a queue and JavaScript on top. Nothing here knows of Node.
 //
-// Threads: allocate, load, bind, prepare and memory() may be called while a run is under way on another thread; execute, profile,
-// copyIn and copyOut are called by one thread at a time (the device queue, or the JavaScript thread once the queue is idle).
+// Threads: allocate, load, bind, prepare and memory() may be called while a run is under way on another thread;
+// execute, profile, copyIn and copyOut are called by one thread at a time (the device queue, or the JavaScript thread
+// once the queue is idle).
 #pragma once
 #include <atomic>
 #include <map>
@@ -23,8 +24,8 @@ struct ExecutorInfo {
   bool available = false;
   std::string code;    // where unavailable: no-driver, no-device, driver-too-old, no-kernel-image, not-built
   std::string reason;  // the same for people, with what to do
-  // cpu: isa, isas, threads, panel, dtypes. cuda: driverVersion, runtimeVersion; of an available one also panel, dtypes and what
-  // describes the device.
+  // cpu: isa, isas, threads, panel, dtypes. cuda: driverVersion, runtimeVersion; of an available one also panel, dtypes
+  // and what describes the device.
   std::map<std::string, Property> properties;
 };
 
@@ -64,7 +65,8 @@ struct BufferDescription {
   size_t offset = 0;          // arena: from the start of the arena
   std::string name;           // input, output, state, prepared
   std::vector<uint8_t> data;  // constant
-  int32_t view = -1;          // of a view: the buffer whose memory this is in another shape; neither bound nor handed over itself
+  int32_t view =
+      -1;  // of a view: the buffer whose memory this is in another shape; neither bound nor handed over itself
 };
 
 struct ProgramCall : CallDescription {
@@ -82,15 +84,17 @@ struct ProgramDescription {
   size_t updateStart = 0;
 };
 
-// Throws ERR_FORMAT unless every index, size and offset of the program stays inside what it refers to, so that a damaged program
-// file cannot reach foreign memory.
+// Throws ERR_FORMAT unless every index, size and offset of the program stays inside what it refers to, so that a
+// damaged program file cannot reach foreign memory.
 void checkProgram(const ProgramDescription& program);
 
-// The arguments of one run: what it was given, and the state as it was bound when the run was asked for. Keeps all of it alive.
+// The arguments of one run: what it was given, and the state as it was bound when the run was asked for. Keeps all of
+// it alive.
 struct Run {
-  std::vector<Binding> inputs, outputs;                // in the order of ProgramDescription::inputs, outputs
-  std::shared_ptr<const std::vector<Binding>> states;  // by buffer index; empty for places other than state and prepared
-  std::atomic<bool> aborted{false};                    // obeyed before the first call that writes state
+  std::vector<Binding> inputs, outputs;  // in the order of ProgramDescription::inputs, outputs
+  std::shared_ptr<const std::vector<Binding>>
+      states;                        // by buffer index; empty for places other than state and prepared
+  std::atomic<bool> aborted{false};  // obeyed before the first call that writes state
 };
 
 class LoadedProgram {
@@ -99,7 +103,8 @@ class LoadedProgram {
   virtual ~LoadedProgram() = default;
 
   const ProgramDescription& description() const { return description_; }
-  // Binds a state or prepared buffer (no view) for runs prepared from now on; throws ERR_ARGUMENT where it does not fit.
+  // Binds a state or prepared buffer (no view) for runs prepared from now on; throws ERR_ARGUMENT where it does not
+  // fit.
   void bind(size_t buffer, Binding binding);
   // Checks the arguments of a run against the program; throws ERR_ARGUMENT.
   std::shared_ptr<Run> prepare(std::vector<Binding> inputs, std::vector<Binding> outputs) const;

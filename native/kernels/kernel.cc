@@ -1,5 +1,5 @@
-// Typed access to a call's attributes. A missing or ill-typed attribute is a defect of whoever lowered the graph, or of a program
-// file that was edited: the message names it.
+// Typed access to a call's attributes. A missing or ill-typed attribute is a defect of whoever lowered the graph, or of
+// a program file that was edited: the message names it.
 #include "kernel.h"
 
 #include <cmath>

@@ -1,5 +1,6 @@
-// What every native executor implements: a kernel per op name, made once per call of a program and run any number of times.
-// Nothing here knows of Node. The ops' meaning, shapes and attributes are specified by the reference loops in src/ops.
+// What every native executor implements: a kernel per op name, made once per call of a program and run any number of
+// times. Nothing here knows of Node. The ops' meaning, shapes and attributes are specified by the reference loops in
+// src/ops.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -50,7 +51,8 @@ struct Error : std::runtime_error {
   const char* code;  // one of the stable codes of src/errors.ts
 };
 
-// The attributes of one call: numbers, texts, flags (numbers 0 and 1) and lists of numbers, as they stand in the program.
+// The attributes of one call: numbers, texts, flags (numbers 0 and 1) and lists of numbers, as they stand in the
+// program.
 class Attributes {
  public:
   void set(const std::string& name, double value) { numbers_[name] = {value}; }
@@ -83,14 +85,15 @@ struct CallDescription {
   const TensorType& input(size_t index) const { return *inputs[index]; }
 };
 
-// Resolved geometry of a two-dimensional window: all that a convolution or pooling kernel needs to know of strides and padding.
+// Resolved geometry of a two-dimensional window: all that a convolution or pooling kernel needs to know of strides and
+// padding.
 struct Geometry {
-  int64_t batch, height, width;              // input
-  int64_t outHeight, outWidth;               // output
+  int64_t batch, height, width;  // input
+  int64_t outHeight, outWidth;   // output
   int64_t kernelHeight, kernelWidth;
   int64_t strideHeight, strideWidth;
   int64_t dilationHeight, dilationWidth;
-  int64_t top, left;                         // padding before; what is after follows from the output size
+  int64_t top, left;  // padding before; what is after follows from the output size
 };
 
 }  // namespace sepconv

@@ -44,7 +44,12 @@ export async function sampleRounds(
       await setImmediate()
     }
   }
-  return new Map([...times].map(([name, own]) => [name, { ms: median(own), least: own.reduce((least, ms) => Math.min(least, ms)), samples: own.length }]))
+  return new Map(
+    [...times].map(([name, own]) => [
+      name,
+      { ms: median(own), least: own.reduce((least, ms) => Math.min(least, ms)), samples: own.length },
+    ]),
+  )
 }
 
 export function median(values: readonly number[]): number {

@@ -16,7 +16,9 @@ import { formatType } from './types.js'
  */
 export function differentiate(graph: Graph, loss: Value, sources: readonly Value[]): (Value | null)[] {
   if (loss.shape.length !== 0 || loss.dtype !== 'float32')
-    throw new SepconvError('ERR_SHAPE', `differentiate: the loss must be a float32 scalar, got ${formatType(loss.type)}`, { hint: 'Reduce it with mean() or sum()' })
+    throw new SepconvError('ERR_SHAPE', `differentiate: the loss must be a float32 scalar, got ${formatType(loss.type)}`, {
+      hint: 'Reduce it with mean() or sum()',
+    })
   const forward = graph.nodes.slice(0, loss.node.id + 1)
   const depends = dependents(forward, sources)
   const gradients = new Map<Value, Value>()
@@ -33,13 +35,17 @@ export function differentiate(graph: Graph, loss: Value, sources: readonly Value
 /** All values that depend on one of `sources`, the sources included. */
 function dependents(nodes: readonly Node[], sources: readonly Value[]): Set<Value> {
   const depends = new Set(sources)
-  for (const node of nodes) if (node.inputs.some((input) => input && depends.has(input))) for (const output of node.outputs) depends.add(output)
+  for (const node of nodes)
+    if (node.inputs.some((input) => input && depends.has(input))) for (const output of node.outputs) depends.add(output)
   return depends
 }
 
 function propagate(node: Node, needs: readonly boolean[], gradients: Map<Value, Value>): void {
   const { gradient } = definitionOf(node)
-  if (!gradient) throw new SepconvError('ERR_ARGUMENT', `${node.scope ? `${node.scope}: ` : ''}op '${node.name}' has no gradient`, { subject: node.scope || node.name })
+  if (!gradient)
+    throw new SepconvError('ERR_ARGUMENT', `${node.scope ? `${node.scope}: ` : ''}op '${node.name}' has no gradient`, {
+      subject: node.scope || node.name,
+    })
   const results = gradient({
     inputs: node.inputs,
     outputs: node.outputs,

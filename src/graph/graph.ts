@@ -89,7 +89,10 @@ export class Graph {
   /** Sets what a variable holds after the run. */
   update(variable: Variable, value: Value): void {
     if (!sameType(variable.type, value.type))
-      throw new SepconvError('ERR_SHAPE', `update of '${variable.name}': expected ${formatType(variable.type)}, got ${formatType(value.type)}`)
+      throw new SepconvError(
+        'ERR_SHAPE',
+        `update of '${variable.name}': expected ${formatType(variable.type)}, got ${formatType(value.type)}`,
+      )
     this.updates.push({ variable, value: this.own(value) })
   }
 
@@ -103,7 +106,8 @@ export class Graph {
         attributes,
       )
     } catch (error) {
-      if (error instanceof SepconvError && scope && !error.message.startsWith(scope)) throw new SepconvError(error.code, `${scope}: ${error.message}`, { subject: scope, expected: error.expected, given: error.given })
+      if (error instanceof SepconvError && scope && !error.message.startsWith(scope))
+        throw new SepconvError(error.code, `${scope}: ${error.message}`, { subject: scope, expected: error.expected, given: error.given })
       throw error
     }
     const outputs: Value[] = []
@@ -140,7 +144,10 @@ export class Graph {
 
   /** Returns `value`, or throws when it belongs to another trace. */
   own(value: Value): Value {
-    if (value.graph !== this) throw new SepconvError('ERR_ARGUMENT', 'a value of another trace was used', { hint: 'A traced function may use only its own arguments, constants and layers' })
+    if (value.graph !== this)
+      throw new SepconvError('ERR_ARGUMENT', 'a value of another trace was used', {
+        hint: 'A traced function may use only its own arguments, constants and layers',
+      })
     return value
   }
 

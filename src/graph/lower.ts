@@ -64,7 +64,8 @@ export function lower(graph: Graph, target: Target): Lowered {
     if (node.kind === 'input') add(value, 'input', 0, { name: node.name })
     else if (node.kind === 'state') add(value, 'state', 0, { name: node.variable!.name, variable: node.variable! })
     else if (node.kind === 'prepared') add(value, 'prepared', 0, { name: node.name })
-    else if (node.kind === 'constant') add(value, 'constant', 0, { data: Buffer.from(node.data!.buffer, node.data!.byteOffset, node.data!.byteLength).toString('base64') })
+    else if (node.kind === 'constant')
+      add(value, 'constant', 0, { data: Buffer.from(node.data!.buffer, node.data!.byteOffset, node.data!.byteLength).toString('base64') })
   }
 
   const calls: { step: number; kernel: string; inputs: (Value | null)[]; outputs: Storage[]; node: Node }[] = []
@@ -91,7 +92,9 @@ export function lower(graph: Graph, target: Target): Lowered {
         return storage
       }
       const claimed = outputOf.get(output)
-      const storage = (!claimed && i === 0 && reusable(node, inputs, output)) || add(output, claimed ? 'output' : 'arena', step, claimed ? { name: claimed } : {})
+      const storage =
+        (!claimed && i === 0 && reusable(node, inputs, output)) ||
+        add(output, claimed ? 'output' : 'arena', step, claimed ? { name: claimed } : {})
       storages.set(output, storage)
       touch(storage, lastRead.get(output) ?? step)
       return storage
@@ -124,8 +127,13 @@ export function lower(graph: Graph, target: Target): Lowered {
   for (const { variable, value } of graph.updates) {
     const storage = storages.get(value)!
     if (storage.variable === variable) continue
-    if (value.node.kind === 'state' && updated.has(value.node.variable!)) throw new SepconvError('ERR_ARGUMENT', `'${variable.name}' cannot be set to '${value.node.variable!.name}', which the same program changes`)
-    const destination = all.find((other) => other.variable === variable) ?? add(graph.state(variable), 'state', 0, { name: variable.name, variable })
+    if (value.node.kind === 'state' && updated.has(value.node.variable!))
+      throw new SepconvError(
+        'ERR_ARGUMENT',
+        `'${variable.name}' cannot be set to '${value.node.variable!.name}', which the same program changes`,
+      )
+    const destination =
+      all.find((other) => other.variable === variable) ?? add(graph.state(variable), 'state', 0, { name: variable.name, variable })
     copies.push({ from: value, to: destination, scope: variable.name })
   }
   for (const { from } of copies) touch(storages.get(from)!, steps.length)
@@ -134,14 +142,29 @@ export function lower(graph: Graph, target: Target): Lowered {
   const index = new Map<Storage, number>()
   const inputs = graph.inputs.map((value) => storages.get(value)!)
   const used = new Set<Storage>([...inputs, ...outputs])
-  for (const call of calls) for (const storage of [...call.inputs.map((value) => value && storages.get(value)!), ...call.outputs]) if (storage) used.add(storage)
+  for (const call of calls)
+    for (const storage of [...call.inputs.map((value) => value && storages.get(value)!), ...call.outputs]) if (storage) used.add(storage)
   for (const { from, to } of copies) used.add(storages.get(from)!).add(to)
   for (const storage of all) if (used.has(storage)) index.set(storage, index.size)
 
-  const workspaces = calls.map((call) => target.workspaceBytes(call.kernel, call.inputs.map((value) => value && value.type), call.node.outputs.map(({ type }) => type), call.node.attributes))
+  const workspaces = calls.map((call) =>
+    target.workspaceBytes(
+      call.kernel,
+      call.inputs.map((value) => value && value.type),
+      call.node.outputs.map(({ type }) => type),
+      call.node.attributes,
+    ),
+  )
   const arena = [...index.keys()].filter(({ place }) => place === 'arena')
   const scratch = calls.flatMap(({ step }, i) => (workspaces[i]! > 0 ? [{ bytes: workspaces[i]!, from: step, to: step, call: i }] : []))
-  const plan = planMemory([...arena.map((storage) => ({ bytes: byteLength(storage.type), from: storage.from, to: Math.max(storage.from, extents.get(storage) ?? 0) })), ...scratch])
+  const plan = planMemory([
+    ...arena.map((storage) => ({
+      bytes: byteLength(storage.type),
+      from: storage.from,
+      to: Math.max(storage.from, extents.get(storage) ?? 0),
+    })),
+    ...scratch,
+  ])
   const offsetOf = new Map(arena.map((storage, i) => [storage, plan.offsets[i]!]))
   const workspaceAt = new Map(scratch.map(({ call }, i) => [call, plan.offsets[arena.length + i]!]))
 
@@ -176,7 +199,13 @@ export function lower(graph: Graph, target: Target): Lowered {
     scope: call.node.scope,
     ...(workspaceAt.has(i) && { workspace: { offset: workspaceAt.get(i)!, bytes: workspaces[i]! } }),
   }))
-  const copy = ({ from, to, scope }: (typeof copies)[number]): Call => ({ kernel: 'copy', inputs: [viewAs(from, to)], outputs: [index.get(to)!], attributes: {}, scope })
+  const copy = ({ from, to, scope }: (typeof copies)[number]): Call => ({
+    kernel: 'copy',
+    inputs: [viewAs(from, to)],
+    outputs: [index.get(to)!],
+    attributes: {},
+    scope,
+  })
   // Outputs are read out before the first write of state; what an update op itself produced comes out after it.
   const outCopies = copies.filter(({ to }) => to.place === 'output')
   const early = outCopies.filter(({ from }) => !(from.node.name in UPDATE_OPS))
@@ -211,7 +240,11 @@ function schedule(graph: Graph): Step[] {
   const ops = graph.nodes.filter((node) => node.kind === 'op')
   const late = new Set<Node>()
   for (const node of ops) if (node.name in UPDATE_OPS || node.inputs.some((input) => input && late.has(input.node))) late.add(node)
-  return [...ops.filter((node) => !late.has(node)), ...ops.filter((node) => late.has(node))].map((node) => ({ node, inputs: node.inputs, outputs: node.outputs }))
+  return [...ops.filter((node) => !late.has(node)), ...ops.filter((node) => late.has(node))].map((node) => ({
+    node,
+    inputs: node.inputs,
+    outputs: node.outputs,
+  }))
 }
 
 /** The last step that reads each value, readers of its aliases included; outputs and updates are read after the last step. */
@@ -229,6 +262,8 @@ function lastReads(steps: readonly Step[], graph: Graph): Map<Value, number> {
 /** Which values are computed straight into an output buffer: op results that are an output exactly once. */
 function claimOutputs(graph: Graph): Map<Value, string> {
   const claimed = new Map<Value, string>()
-  for (const { name, value } of graph.outputs) if (value.node.kind === 'op' && !definitionOf(value.node).alias && !(value.node.name in UPDATE_OPS) && !claimed.has(value)) claimed.set(value, name)
+  for (const { name, value } of graph.outputs)
+    if (value.node.kind === 'op' && !definitionOf(value.node).alias && !(value.node.name in UPDATE_OPS) && !claimed.has(value))
+      claimed.set(value, name)
   return claimed
 }

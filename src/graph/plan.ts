@@ -25,7 +25,9 @@ export const ALIGNMENT = 64
 export const align = (bytes: number): number => Math.ceil(bytes / ALIGNMENT) * ALIGNMENT
 
 export function planMemory(buffers: readonly PlannedBuffer[]): Plan {
-  const order = buffers.map((_, i) => i).sort((a, b) => buffers[b]!.bytes - buffers[a]!.bytes || buffers[a]!.from - buffers[b]!.from || a - b)
+  const order = buffers
+    .map((_, i) => i)
+    .sort((a, b) => buffers[b]!.bytes - buffers[a]!.bytes || buffers[a]!.from - buffers[b]!.from || a - b)
   const offsets = new Array<number>(buffers.length).fill(0)
   const placed: number[] = [] // by ascending offset
   let arenaBytes = 0

@@ -15,7 +15,11 @@ export function rewrite(graph: Graph, visit: Visitor): Graph {
   const mapped = (value: Value): Value => map.get(value)!
   for (const node of graph.nodes) {
     const inputs = node.inputs.map((input) => input && mapped(input))
-    const outputs = out.atScope(node.scope, () => (node.kind === 'op' ? (visit(node, inputs, out) ?? out.emit(definitionOf(node), inputs, node.attributes, node.scope)) : [copyLeaf(node, out)]))
+    const outputs = out.atScope(node.scope, () =>
+      node.kind === 'op'
+        ? (visit(node, inputs, out) ?? out.emit(definitionOf(node), inputs, node.attributes, node.scope))
+        : [copyLeaf(node, out)],
+    )
     node.outputs.forEach((output, i) => map.set(output, outputs[i]!))
   }
   for (const { name, value } of graph.outputs) out.output(name, mapped(value))
@@ -51,7 +55,15 @@ export function eliminateDeadCode(graph: Graph): Graph {
   const map = new Map<Value, Value>()
   for (const node of graph.nodes) {
     if (!live.has(node) && node.kind !== 'input') continue
-    const outputs = node.kind === 'op' ? out.emit(definitionOf(node), node.inputs.map((input) => input && map.get(input)!), node.attributes, node.scope) : [copyLeaf(node, out)]
+    const outputs =
+      node.kind === 'op'
+        ? out.emit(
+            definitionOf(node),
+            node.inputs.map((input) => input && map.get(input)!),
+            node.attributes,
+            node.scope,
+          )
+        : [copyLeaf(node, out)]
     node.outputs.forEach((output, i) => map.set(output, outputs[i]!))
   }
   for (const { name, value } of graph.outputs) out.output(name, map.get(value)!)
@@ -89,10 +101,15 @@ export function inputNamed(node: Node, name: string): Value | null {
 }
 
 /** The place of an input by its name in the op's definition, or -1. */
-export const inputIndex = (op: string, name: string): number => opDefinition(op).inputs.findIndex((input) => input === name || input === `${name}?`)
+export const inputIndex = (op: string, name: string): number =>
+  opDefinition(op).inputs.findIndex((input) => input === name || input === `${name}?`)
 
 /** A copy of an op's inputs, padded to full length, with some replaced by name. */
-export function withInputs(op: string, inputs: readonly (Value | null)[], changes: Readonly<Record<string, Value | null>>): (Value | null)[] {
+export function withInputs(
+  op: string,
+  inputs: readonly (Value | null)[],
+  changes: Readonly<Record<string, Value | null>>,
+): (Value | null)[] {
   const result: (Value | null)[] = opDefinition(op).inputs.map((_, i) => inputs[i] ?? null)
   for (const [name, value] of Object.entries(changes)) result[inputIndex(op, name)] = value
   return result

@@ -13,7 +13,15 @@ export interface Target {
   /** Columns per panel of a packed right-hand operand, `0` where weights are used as they are. */
   readonly panel: number
   /** Whether depthwise and pointwise of this shape run faster as one kernel. */
-  fusesSeparable(shape: { kernel: readonly [number, number]; strides: readonly [number, number]; cin: number; multiplier: number; cout: number; height: number; width: number }): boolean
+  fusesSeparable(shape: {
+    kernel: readonly [number, number]
+    strides: readonly [number, number]
+    cin: number
+    multiplier: number
+    cout: number
+    height: number
+    width: number
+  }): boolean
   /** Bytes of scratch that a call needs; the planner gives them a place in the arena. */
   workspaceBytes(kernel: string, inputs: readonly (TensorType | null)[], outputs: readonly TensorType[], attributes: Attributes): number
 }

@@ -28,7 +28,10 @@ let current: TraceContext | undefined
 
 /** The trace that is under way; layers read their variables through it. */
 export function currentTrace(): TraceContext {
-  if (!current) throw new SepconvError('ERR_ARGUMENT', 'a layer was called outside a trace', { hint: 'Call layers inside compile(), valueAndGrad() or another layer' })
+  if (!current)
+    throw new SepconvError('ERR_ARGUMENT', 'a layer was called outside a trace', {
+      hint: 'Call layers inside compile(), valueAndGrad() or another layer',
+    })
   return current
 }
 
@@ -96,7 +99,11 @@ export type Operation<A extends readonly unknown[], R> = ((...args: A) => R) & (
 type LiftedArguments<A extends readonly unknown[]> = { [K in keyof A]: Lifted<A[K]> }
 
 /** What the runtime registers so that ops run on tensors (src/runtime/eager.ts); graph code never imports the runtime. */
-export type EagerHandler = (name: string, build: (...args: never[]) => Value | readonly Value[], args: readonly unknown[]) => Promise<unknown>
+export type EagerHandler = (
+  name: string,
+  build: (...args: never[]) => Value | readonly Value[],
+  args: readonly unknown[],
+) => Promise<unknown>
 let eager: EagerHandler | undefined
 export const registerEager = (handler: EagerHandler): void => void (eager = handler)
 
@@ -106,17 +113,28 @@ export const isTensor = (x: unknown): x is Tensor => typeof x === 'object' && x 
 
 /** Whether a tensor (or `kind`) stands among arguments, their lists or their options, one level deep. */
 export function contains(args: readonly unknown[], test: (x: unknown) => boolean): boolean {
-  return args.some((arg) => test(arg) || (typeof arg === 'object' && arg !== null && !(arg instanceof Value) && !isTensor(arg) && Object.values(arg).some(test)))
+  return args.some(
+    (arg) =>
+      test(arg) || (typeof arg === 'object' && arg !== null && !(arg instanceof Value) && !isTensor(arg) && Object.values(arg).some(test)),
+  )
 }
 
 /** Makes a public op out of `build`, which takes traced values and emits nodes. */
-export function operation<A extends readonly unknown[], R extends Value | readonly Value[]>(name: string, build: (...args: A) => R): Operation<A, R> {
+export function operation<A extends readonly unknown[], R extends Value | readonly Value[]>(
+  name: string,
+  build: (...args: A) => R,
+): Operation<A, R> {
   const call = (...args: unknown[]): unknown => {
     if (!contains(args, isTensor)) {
-      if (!contains(args, (x) => x instanceof Value)) throw new SepconvError('ERR_ARGUMENT', `${name}: expected a tensor or a traced value, got ${describe(args[0])}`, { subject: name })
+      if (!contains(args, (x) => x instanceof Value))
+        throw new SepconvError('ERR_ARGUMENT', `${name}: expected a tensor or a traced value, got ${describe(args[0])}`, { subject: name })
       return build(...(args as unknown as A))
     }
-    if (contains(args, (x) => x instanceof Value)) throw new SepconvError('ERR_ARGUMENT', `${name}: tensors and traced values cannot be mixed`, { subject: name, hint: 'Pass the tensor as an argument of the compiled function' })
+    if (contains(args, (x) => x instanceof Value))
+      throw new SepconvError('ERR_ARGUMENT', `${name}: tensors and traced values cannot be mixed`, {
+        subject: name,
+        hint: 'Pass the tensor as an argument of the compiled function',
+      })
     if (!eager) throw new SepconvError('ERR_INTERNAL', `${name}: no runtime is registered`)
     return eager(name, build as unknown as (...args: never[]) => Value, args)
   }

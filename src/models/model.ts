@@ -16,7 +16,7 @@ import { type DeviceName, openDevice } from '../runtime/device.js'
 import type { Executor, RunOptions } from '../runtime/executor.js'
 import { type CompiledFunction, compile } from '../runtime/function.js'
 import { readState, releaseState, writeState } from '../runtime/state.js'
-import { Tensor, upload } from '../runtime/tensor.js'
+import { type Tensor, upload } from '../runtime/tensor.js'
 import { SafetensorsFile, writeSafetensors } from '../weights/safetensors.js'
 import { architecture, type Network } from './registry.js'
 import { type ModelSummary, summarize } from './summary.js'
@@ -122,7 +122,11 @@ export class Model extends Callable {
   /** @throws ERR_ARGUMENT unless there is one label per class. */
   set labels(labels: readonly string[] | undefined) {
     if (labels && labels.length !== this.network.classes)
-      throw new SepconvError('ERR_ARGUMENT', `labels: expected ${this.network.classes}, one per class, got ${labels.length}`, { subject: 'labels', expected: this.network.classes, given: labels.length })
+      throw new SepconvError('ERR_ARGUMENT', `labels: expected ${this.network.classes}, one per class, got ${labels.length}`, {
+        subject: 'labels',
+        expected: this.network.classes,
+        given: labels.length,
+      })
     this.#labels = labels && [...labels]
   }
 
@@ -163,15 +167,22 @@ export class Model extends Callable {
     const { preprocess } = await import('../data/image.js')
     const { size, resize, crop, interpolation } = this.config.preprocessing
     const batch = new Uint8Array(list.length * size * size * 3)
-    await Promise.all(list.map((image, i) => preprocess(image, { size, resize, crop, interpolation } as never, batch.subarray(i * size * size * 3, (i + 1) * size * size * 3))))
+    await Promise.all(
+      list.map((image, i) =>
+        preprocess(image, { size, resize, crop, interpolation } as never, batch.subarray(i * size * size * 3, (i + 1) * size * size * 3)),
+      ),
+    )
     const scores = await this.probabilities(batch, list.length, size)
-    const results = list.map((_, i) => this.topPredictions(scores.subarray(i * this.network.classes, (i + 1) * this.network.classes), options.top ?? 5))
+    const results = list.map((_, i) =>
+      this.topPredictions(scores.subarray(i * this.network.classes, (i + 1) * this.network.classes), options.top ?? 5),
+    )
     return Array.isArray(images) ? results : results[0]!
   }
 
   /** The `top` classes of one row of probabilities. */
   topPredictions(scores: Float32Array, top: number): Prediction[] {
-    if (!Number.isInteger(top) || top < 1) throw new SepconvError('ERR_ARGUMENT', `top must be a whole number of at least 1, got ${top}`, { subject: 'top', given: top })
+    if (!Number.isInteger(top) || top < 1)
+      throw new SepconvError('ERR_ARGUMENT', `top must be a whole number of at least 1, got ${top}`, { subject: 'top', given: top })
     const order = Array.from(scores.keys()).sort((a, b) => scores[b]! - scores[a]! || a - b)
     return order.slice(0, top).map((index) => ({ index, label: this.#labels?.[index] ?? String(index), score: scores[index]! }))
   }
@@ -182,8 +193,14 @@ export class Model extends Callable {
    */
   async probabilities(pixels: Uint8Array, count: number, size = this.config.preprocessing.size): Promise<Float32Array> {
     const { classes, inputChannels } = this.network
-    if (classes === 0) throw new SepconvError('ERR_ARGUMENT', 'this model has no classes', { hint: 'Use run() for embeddings and features' })
-    if (pixels.length !== count * size * size * inputChannels) throw new SepconvError('ERR_SHAPE', `expected ${count} pictures of ${size}×${size}×${inputChannels}, which is ${count * size * size * inputChannels} bytes, got ${pixels.length}`, { subject: 'pixels' })
+    if (classes === 0)
+      throw new SepconvError('ERR_ARGUMENT', 'this model has no classes', { hint: 'Use run() for embeddings and features' })
+    if (pixels.length !== count * size * size * inputChannels)
+      throw new SepconvError(
+        'ERR_SHAPE',
+        `expected ${count} pictures of ${size}×${size}×${inputChannels}, which is ${count * size * size * inputChannels} bytes, got ${pixels.length}`,
+        { subject: 'pixels' },
+      )
     this.#probabilities ??= compile((x: Value) => softmax(this(x)), { device: this.device })
     const scores = new Float32Array(count * classes)
     const bytes = size * size * inputChannels
@@ -222,9 +239,20 @@ export class Model extends Callable {
   /** Writes weights and configuration as safetensors, atomically: an interrupted save leaves the old file. */
   async saveWeights(path: string, options: { variable?: (of: Variable) => Variable } = {}): Promise<void> {
     const source = options.variable ?? ((variable: Variable) => variable)
-    const tensors = new Map([...this.variables].map(([name, variable]) => [name, { dtype: 'F32' as const, shape: variable.type.shape, data: () => readState(source(variable)) }]))
+    const tensors = new Map(
+      [...this.variables].map(([name, variable]) => [
+        name,
+        { dtype: 'F32' as const, shape: variable.type.shape, data: () => readState(source(variable)) },
+      ]),
+    )
     const { architecture: arch, options: architectureOptions, preprocessing, labels } = this.config
-    const metadata = { format: 'sepconv', architecture: arch, options: JSON.stringify(architectureOptions), preprocessing: JSON.stringify(preprocessing), ...(labels && { labels: JSON.stringify(labels) }) }
+    const metadata = {
+      format: 'sepconv',
+      architecture: arch,
+      options: JSON.stringify(architectureOptions),
+      preprocessing: JSON.stringify(preprocessing),
+      ...(labels && { labels: JSON.stringify(labels) }),
+    }
     await writeSafetensors(path, tensors, { metadata })
   }
 
@@ -247,8 +275,17 @@ export class Model extends Callable {
     const [, height, width, channels] = images.shape
     const wanted = `[n, ${variableInputSize ? 'h, w' : `${inputSize}, ${inputSize}`}, ${inputChannels}]`
     if (images.shape.length !== 4 || channels !== inputChannels || (!variableInputSize && (height !== inputSize || width !== inputSize)))
-      throw new SepconvError('ERR_SHAPE', `${this.config.architecture}: expected images of shape ${wanted}, got ${formatShape(images.shape)}`, { subject: 'images', expected: wanted, given: images.shape })
-    if (images.dtype !== 'uint8' && images.dtype !== 'float32') throw new SepconvError('ERR_DTYPE', `${this.config.architecture}: images must be uint8 pixels or normalised float32, got ${formatType(images.type)}`, { subject: 'images', given: images.dtype })
+      throw new SepconvError(
+        'ERR_SHAPE',
+        `${this.config.architecture}: expected images of shape ${wanted}, got ${formatShape(images.shape)}`,
+        { subject: 'images', expected: wanted, given: images.shape },
+      )
+    if (images.dtype !== 'uint8' && images.dtype !== 'float32')
+      throw new SepconvError(
+        'ERR_DTYPE',
+        `${this.config.architecture}: images must be uint8 pixels or normalised float32, got ${formatType(images.type)}`,
+        { subject: 'images', given: images.dtype },
+      )
   }
 
   #compare(path: string, file: SafetensorsFile): void {
@@ -256,14 +293,23 @@ export class Model extends Callable {
     const unexpected = [...file.tensors.keys()].filter((name) => !this.variables.has(name))
     const reshaped = [...this.variables].flatMap(([name, { type }]) => {
       const found = file.tensors.get(name)
-      return found && !sameShape(found.shape, type.shape) ? [`${name} ${formatShape(found.shape)} instead of ${formatShape(type.shape)}`] : []
+      return found && !sameShape(found.shape, type.shape)
+        ? [`${name} ${formatShape(found.shape)} instead of ${formatShape(type.shape)}`]
+        : []
     })
     if (missing.length + unexpected.length + reshaped.length === 0) return
-    const list = (label: string, names: readonly string[]) => (names.length > 0 ? [`${names.length} ${label} (${names.slice(0, 4).join(', ')}${names.length > 4 ? ', …' : ''})`] : [])
+    const list = (label: string, names: readonly string[]) =>
+      names.length > 0 ? [`${names.length} ${label} (${names.slice(0, 4).join(', ')}${names.length > 4 ? ', …' : ''})`] : []
     const parts = [...list('missing', missing), ...list('unexpected', unexpected), ...list('of another shape', reshaped)]
     const own = readMetadata(path, file.metadata)
-    const hint = own ? `The file holds '${own.architecture}' with options ${JSON.stringify(own.options)}` : 'The file does not say which architecture it belongs to'
-    throw new SepconvError('ERR_WEIGHTS', `${path} does not fit this ${this.config.architecture}: ${parts.join('; ')}`, { subject: path, given: { missing, unexpected, reshaped }, hint })
+    const hint = own
+      ? `The file holds '${own.architecture}' with options ${JSON.stringify(own.options)}`
+      : 'The file does not say which architecture it belongs to'
+    throw new SepconvError('ERR_WEIGHTS', `${path} does not fit this ${this.config.architecture}: ${parts.join('; ')}`, {
+      subject: path,
+      given: { missing, unexpected, reshaped },
+      hint,
+    })
   }
 }
 
@@ -297,7 +343,11 @@ export async function createModel(name: string, options: ModelOptions & Readonly
   if (weights === undefined) return new Model(name, given, { device, seed, labels, preprocessing })
   const stored = await storedConfig(weights)
   const inherited = stored?.architecture === name ? stored : undefined
-  const model = new Model(name, { ...inherited?.options, ...given }, { device, seed, labels, preprocessing: { ...inherited?.preprocessing, ...preprocessing } })
+  const model = new Model(
+    name,
+    { ...inherited?.options, ...given },
+    { device, seed, labels, preprocessing: { ...inherited?.preprocessing, ...preprocessing } },
+  )
   try {
     await model.loadWeights(weights)
   } catch (error) {
@@ -313,7 +363,11 @@ export async function createModel(name: string, options: ModelOptions & Readonly
  */
 export async function loadModel(weights: string, options: Omit<ModelOptions, 'weights'> = {}): Promise<Model> {
   const stored = await storedConfig(weights)
-  if (!stored) throw new SepconvError('ERR_WEIGHTS', `${weights} does not say which model it belongs to`, { subject: weights, hint: 'Name the architecture: createModel(name, { weights })' })
+  if (!stored)
+    throw new SepconvError('ERR_WEIGHTS', `${weights} does not say which model it belongs to`, {
+      subject: weights,
+      hint: 'Name the architecture: createModel(name, { weights })',
+    })
   return createModel(stored.architecture, { ...options, weights })
 }
 
@@ -336,7 +390,8 @@ const defaultPreprocessing = ({ inputSize, inputChannels }: Network): Preprocess
 export function normalise(images: Value, { mean, deviation }: Preprocessing): Value {
   if (images.dtype !== 'uint8') return images
   const uniform = mean.every((value) => value === mean[0]) && deviation.every((value) => value === deviation[0])
-  if (uniform) return emit(opDefinition('cast'), [images], { dtype: 'float32', scale: 1 / (255 * deviation[0]!), offset: -mean[0]! / deviation[0]! })
+  if (uniform)
+    return emit(opDefinition('cast'), [images], { dtype: 'float32', scale: 1 / (255 * deviation[0]!), offset: -mean[0]! / deviation[0]! })
   const channels = mean.length
   const constant = (values: readonly number[]) => images.graph.constant({ shape: [channels], dtype: 'float32' }, Float32Array.from(values))
   const wide = emit(opDefinition('cast'), [images], { dtype: 'float32', scale: 1, offset: 0 })

@@ -31,17 +31,27 @@ const architectures = new Map<string, Architecture>()
 
 /** Makes an architecture known by its name. @throws ERR_ARGUMENT when the name is taken. */
 export function registerModel(architecture: Architecture): void {
-  if (architectures.has(architecture.name)) throw new SepconvError('ERR_ARGUMENT', `registerModel: '${architecture.name}' is registered already`, { subject: 'name', given: architecture.name })
+  if (architectures.has(architecture.name))
+    throw new SepconvError('ERR_ARGUMENT', `registerModel: '${architecture.name}' is registered already`, {
+      subject: 'name',
+      given: architecture.name,
+    })
   architectures.set(architecture.name, architecture)
 }
 
 /** Every registered architecture. */
-export const listModels = (): { name: string; description: string }[] => [...architectures.values()].map(({ name, description }) => ({ name, description }))
+export const listModels = (): { name: string; description: string }[] =>
+  [...architectures.values()].map(({ name, description }) => ({ name, description }))
 
 /** @throws ERR_ARGUMENT for a name that is not registered, with the nearest one. */
 export function architecture(name: string): Architecture {
   const found = architectures.get(name)
   if (found) return found
   const near = nearest(name, [...architectures.keys()])
-  throw new SepconvError('ERR_ARGUMENT', `there is no model '${name}'`, { subject: 'model', given: name, expected: [...architectures.keys()], hint: near ? `Did you mean '${near}'?` : `Models: ${[...architectures.keys()].join(', ')}` })
+  throw new SepconvError('ERR_ARGUMENT', `there is no model '${name}'`, {
+    subject: 'model',
+    given: name,
+    expected: [...architectures.keys()],
+    hint: near ? `Did you mean '${near}'?` : `Models: ${[...architectures.keys()].join(', ')}`,
+  })
 }

@@ -64,9 +64,22 @@ function summarizeLayer(name: string, nodes: readonly Node[], counted: Set<unkno
   for (const node of nodes) {
     const definition = definitionOf(node)
     count(node)
-    macs += definition.macs?.(node.inputs.map((input) => input && input.type), node.outputs.map(({ type }) => type), node.attributes) ?? 0
+    macs +=
+      definition.macs?.(
+        node.inputs.map((input) => input && input.type),
+        node.outputs.map(({ type }) => type),
+        node.attributes,
+      ) ?? 0
     if (!definition.alias) activationBytes += node.outputs.reduce((bytes, { type }) => bytes + byteLength(type), 0)
   }
-  const ops = [...new Set(nodes.filter((node) => !definitionOf(node).alias).map((node) => (node.name === 'unary' || node.name === 'binary' || node.name === 'reduce' ? String(node.attributes.function) : node.name)))]
+  const ops = [
+    ...new Set(
+      nodes
+        .filter((node) => !definitionOf(node).alias)
+        .map((node) =>
+          node.name === 'unary' || node.name === 'binary' || node.name === 'reduce' ? String(node.attributes.function) : node.name,
+        ),
+    ),
+  ]
   return { name, ops: ops.join(', '), shape: nodes.at(-1)!.outputs[0]!.shape, parameters, nonTrainable, macs, activationBytes }
 }

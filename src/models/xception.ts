@@ -21,7 +21,17 @@ import { scoped } from '../graph/trace.js'
 import { xceptionBlock } from '../nn/blocks.js'
 import type { InitializerName } from '../nn/initializers.js'
 import { checkCount, type Layer, layer } from '../nn/layer.js'
-import { batchNorm, conv2d, dense, dropout, globalAveragePool, globalMaxPool, relu, type SeparableOptions, separable } from '../nn/layers.js'
+import {
+  batchNorm,
+  conv2d,
+  dense,
+  dropout,
+  globalAveragePool,
+  globalMaxPool,
+  relu,
+  type SeparableOptions,
+  separable,
+} from '../nn/layers.js'
 import type { Activation } from '../ops/activation.js'
 import type { Padding } from '../ops/geometry.js'
 import { type Network, registerModel } from './registry.js'
@@ -66,7 +76,18 @@ export interface XceptionOptions {
 }
 
 const OPTIONS = [
-  ...['classes', 'inputChannels', 'inputSize', 'width', 'middleRepeats', 'dropout', 'pooling', 'residual', 'intermediateActivation', 'intermediateBatchNorm'],
+  ...[
+    'classes',
+    'inputChannels',
+    'inputSize',
+    'width',
+    'middleRepeats',
+    'dropout',
+    'pooling',
+    'residual',
+    'intermediateActivation',
+    'intermediateBatchNorm',
+  ],
   ...['segments', 'fullyConnected', 'featuresOnly', 'exitBias', 'poolPadding', 'epsilon', 'momentum', 'initializer'],
 ]
 
@@ -75,28 +96,69 @@ const SMALLEST_INPUT = 71
 
 export function buildXception(options: XceptionOptions = {}): Network {
   checkOptions('xception', options, OPTIONS)
-  const { classes = 1000, inputChannels = 3, inputSize = 299, width = 1, middleRepeats = 8, residual = true, exitBias = false, pooling = 'avg', featuresOnly = false } = options
+  const {
+    classes = 1000,
+    inputChannels = 3,
+    inputSize = 299,
+    width = 1,
+    middleRepeats = 8,
+    residual = true,
+    exitBias = false,
+    pooling = 'avg',
+    featuresOnly = false,
+  } = options
   checkCount('xception', 'classes', classes, 0)
   checkCount('xception', 'inputChannels', inputChannels)
   checkCount('xception', 'middleRepeats', middleRepeats, 0)
   checkCount('xception', 'inputSize', inputSize, SMALLEST_INPUT)
-  if (!(width > 0 && width <= 16)) throw new SepconvError('ERR_ARGUMENT', `xception: width must be in (0, 16], got ${width}`, { subject: 'width', given: width })
-  if (pooling !== 'avg' && pooling !== 'max') throw new SepconvError('ERR_ARGUMENT', `xception: pooling must be 'avg' or 'max', got ${String(pooling)}`, { subject: 'pooling', given: pooling })
+  if (!(width > 0 && width <= 16))
+    throw new SepconvError('ERR_ARGUMENT', `xception: width must be in (0, 16], got ${width}`, { subject: 'width', given: width })
+  if (pooling !== 'avg' && pooling !== 'max')
+    throw new SepconvError('ERR_ARGUMENT', `xception: pooling must be 'avg' or 'max', got ${String(pooling)}`, {
+      subject: 'pooling',
+      given: pooling,
+    })
   const { poolPadding = 'tf' } = options
-  if (poolPadding !== 'tf' && poolPadding !== 'symmetric') throw new SepconvError('ERR_ARGUMENT', `xception: poolPadding must be 'tf' or 'symmetric', got ${String(poolPadding)}`, { subject: 'poolPadding', given: poolPadding })
+  if (poolPadding !== 'tf' && poolPadding !== 'symmetric')
+    throw new SepconvError('ERR_ARGUMENT', `xception: poolPadding must be 'tf' or 'symmetric', got ${String(poolPadding)}`, {
+      subject: 'poolPadding',
+      given: poolPadding,
+    })
 
   const channels = (count: number) => (width === 1 ? count : Math.max(8, Math.round((count * width) / 8) * 8))
   const normalise = { epsilon: options.epsilon ?? 1e-3, momentum: options.momentum ?? 0.99 }
   const initializer = options.initializer ?? 'glorotUniform'
-  const sep: SeparableOptions = { initializer, intermediateActivation: options.intermediateActivation, intermediateBatchNorm: options.intermediateBatchNorm, segments: options.segments, batchNorm: normalise }
+  const sep: SeparableOptions = {
+    initializer,
+    intermediateActivation: options.intermediateActivation,
+    intermediateBatchNorm: options.intermediateBatchNorm,
+    segments: options.segments,
+    batchNorm: normalise,
+  }
   const pad: Padding = poolPadding === 'tf' ? 'same' : { top: 1, bottom: 1, left: 1, right: 1 }
   const stem = (from: number, to: number, strides: number) => conv2d(from, to, { strides, padding: 'valid', initializer })
   const block = (from: number, to: number, reps: number, rest: { stride?: number; startWithRelu?: boolean; growFirst?: boolean } = {}) =>
-    xceptionBlock({ in: channels(from), out: channels(to), reps, residual, poolPadding: pad, separable: sep, batchNorm: normalise, ...rest })
+    xceptionBlock({
+      in: channels(from),
+      out: channels(to),
+      reps,
+      residual,
+      poolPadding: pad,
+      separable: sep,
+      batchNorm: normalise,
+      ...rest,
+    })
   const bn = (count: number) => batchNorm(channels(count), normalise)
 
   // Entry flow
-  const block1 = named({ conv1: stem(inputChannels, channels(32), 2), conv1_bn: bn(32), conv1_act: relu(), conv2: stem(channels(32), channels(64), 1), conv2_bn: bn(64), conv2_act: relu() })
+  const block1 = named({
+    conv1: stem(inputChannels, channels(32), 2),
+    conv1_bn: bn(32),
+    conv1_act: relu(),
+    conv2: stem(channels(32), channels(64), 1),
+    conv2_bn: bn(64),
+    conv2_act: relu(),
+  })
   const block2 = block(64, 128, 2, { stride: 2, startWithRelu: false })
   const block3 = block(128, 256, 2, { stride: 2 })
   const block4 = block(256, 728, 2, { stride: 2 })
@@ -119,11 +181,17 @@ export function buildXception(options: XceptionOptions = {}): Network {
   const entry = [block2, block3, block4]
   const features = (x: Value): Record<string, Value> => {
     const stride2 = block1(x)
-    const [stride4, stride8, stride16] = entry.reduce<Value[]>((taps, module) => [...taps, module(taps.at(-1) ?? stride2)], []) as [Value, Value, Value]
+    const [stride4, stride8, stride16] = entry.reduce<Value[]>((taps, module) => [...taps, module(taps.at(-1) ?? stride2)], []) as [
+      Value,
+      Value,
+      Value,
+    ]
     const deep = middle.reduce((value, module) => module(value), stride16)
     return { stride2, stride4, stride8, stride16: deep, stride32: block14(block13(deep)) }
   }
-  const root = layer('xception', { children: { ...blocks, ...head } }, (x) => Object.values(head).reduce((value, child) => child(value), features(x).stride32!))
+  const root = layer('xception', { children: { ...blocks, ...head } }, (x) =>
+    Object.values(head).reduce((value, child) => child(value), features(x).stride32!),
+  )
   return {
     root,
     forward: (x) => (featuresOnly ? scoped(root.label, () => features(x)) : root(x)),
@@ -149,6 +217,12 @@ function headLayers(features: number, classes: number, pooling: 'avg' | 'max', o
 }
 
 /** Layers in a row, named. */
-const named = (children: Record<string, Layer>): Layer => layer('block', { children }, (x) => Object.values(children).reduce((value, child) => child(value), x))
+const named = (children: Record<string, Layer>): Layer =>
+  layer('block', { children }, (x) => Object.values(children).reduce((value, child) => child(value), x))
 
-registerModel({ name: 'xception', description: 'Xception (Chollet 2017), 22,855,952 parameters at 1000 classes', options: OPTIONS, build: (options) => buildXception(options as XceptionOptions) })
+registerModel({
+  name: 'xception',
+  description: 'Xception (Chollet 2017), 22,855,952 parameters at 1000 classes',
+  options: OPTIONS,
+  build: (options) => buildXception(options as XceptionOptions),
+})

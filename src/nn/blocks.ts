@@ -4,12 +4,23 @@ import { checkOptions, SepconvError } from '../errors.js'
 import * as ops from '../ops/index.js'
 import type { Padding } from '../ops/geometry.js'
 import { type Layer, layer } from './layer.js'
-import { type BatchNormOptions, batchNorm, type Conv2dOptions, conv2d, maxPool2d, relu, type SeparableOptions, separable } from './layers.js'
+import {
+  type BatchNormOptions,
+  batchNorm,
+  type Conv2dOptions,
+  conv2d,
+  maxPool2d,
+  relu,
+  type SeparableOptions,
+  separable,
+} from './layers.js'
 
 /** Convolution, batch norm, ReLU: [n, h, w, in] → [n, h', w', out]. Options of the convolution and of the batch norm together. */
 export function convBatchNormRelu(channelsIn: number, channelsOut: number, options: Conv2dOptions & BatchNormOptions = {}): Layer {
   const { epsilon, momentum, affine, runningStatistics, ...convolution } = options
-  const normalise = Object.fromEntries(Object.entries({ epsilon, momentum, affine, runningStatistics }).filter(([, value]) => value !== undefined))
+  const normalise = Object.fromEntries(
+    Object.entries({ epsilon, momentum, affine, runningStatistics }).filter(([, value]) => value !== undefined),
+  )
   const conv = conv2d(channelsIn, channelsOut, convolution)
   const bn = batchNorm(channelsOut, normalise)
   return layer('convBatchNormRelu', { children: { conv, bn } }, (x) => ops.relu(bn(conv(x))))
@@ -44,9 +55,21 @@ export interface XceptionBlockOptions {
  * by a strided 1×1 convolution with batch norm where channels or stride change. The shortcut reads the input before any ReLU.
  */
 export function xceptionBlock(options: XceptionBlockOptions): Layer {
-  checkOptions('xceptionBlock', options, ['in', 'out', 'reps', 'stride', 'startWithRelu', 'growFirst', 'residual', 'poolPadding', 'separable', 'batchNorm'])
+  checkOptions('xceptionBlock', options, [
+    'in',
+    'out',
+    'reps',
+    'stride',
+    'startWithRelu',
+    'growFirst',
+    'residual',
+    'poolPadding',
+    'separable',
+    'batchNorm',
+  ])
   const { reps, stride = 1, startWithRelu = true, growFirst = true, residual = true, poolPadding = 'same' } = options
-  if (!(reps >= 1)) throw new SepconvError('ERR_ARGUMENT', `xceptionBlock: reps must be at least 1, got ${reps}`, { subject: 'reps', given: reps })
+  if (!(reps >= 1))
+    throw new SepconvError('ERR_ARGUMENT', `xceptionBlock: reps must be at least 1, got ${reps}`, { subject: 'reps', given: reps })
   const children: Record<string, Layer> = {}
   const branch: Layer[] = []
   for (let rep = 1; rep <= reps; rep++) {

@@ -28,8 +28,14 @@ let anonymous = 0
 
 /** Makes a layer out of its variables, its children and its forward function. */
 export function layer(kind: string, parts: LayerParts, forward: (x: Value) => Value): Layer {
-  const present = <T>(record: Readonly<Record<string, T | undefined>> = {}) => Object.fromEntries(Object.entries(record).filter(([, entry]) => entry !== undefined)) as Record<string, T>
-  const made: Layer = Object.assign((x: Value): Value => scoped(made.label, () => forward(x)), { kind, label: kind, variables: present(parts.variables), children: present(parts.children) })
+  const present = <T>(record: Readonly<Record<string, T | undefined>> = {}) =>
+    Object.fromEntries(Object.entries(record).filter(([, entry]) => entry !== undefined)) as Record<string, T>
+  const made: Layer = Object.assign((x: Value): Value => scoped(made.label, () => forward(x)), {
+    kind,
+    label: kind,
+    variables: present(parts.variables),
+    children: present(parts.children),
+  })
   for (const [name, child] of Object.entries(made.children)) child.label = name
   if (Object.keys(made.variables).length > 0) nameVariables(made, `${kind}_${anonymous++}`)
   return made
@@ -54,5 +60,8 @@ function* walk(root: Layer, path: string, seen: Set<Layer>): Generator<{ name: s
 /** Throws ERR_ARGUMENT unless `value` is a whole number of at least `least`. */
 export function checkCount(kind: string, name: string, value: number, least = 1): void {
   if (!Number.isInteger(value) || value < least)
-    throw new SepconvError('ERR_ARGUMENT', `${kind}: ${name} must be a whole number of at least ${least}, got ${String(value)}`, { subject: name, given: value })
+    throw new SepconvError('ERR_ARGUMENT', `${kind}: ${name} must be a whole number of at least ${least}, got ${String(value)}`, {
+      subject: name,
+      given: value,
+    })
 }

@@ -11,7 +11,8 @@ import type { Padding, Pair } from '../ops/geometry.js'
 import { type InitializerName, initializers, ones, zeros } from './initializers.js'
 import { checkCount, type Layer, layer } from './layer.js'
 
-const variable = (shape: readonly number[], initializer: Initializer, trainable = true) => new Variable('', { shape, dtype: 'float32' }, initializer, { trainable })
+const variable = (shape: readonly number[], initializer: Initializer, trainable = true) =>
+  new Variable('', { shape, dtype: 'float32' }, initializer, { trainable })
 const pair = (size: Pair): readonly [number, number] => (typeof size === 'number' ? [size, size] : [size[0], size[1]])
 
 /** What every convolution layer can be told. */
@@ -41,12 +42,19 @@ export function conv2d(channelsIn: number, channelsOut: number, options: Conv2dO
   checkOptions('conv2d', options, [...CONVOLUTION, 'groups'])
   const { kernel = 3, strides = 1, dilations = 1, padding = 'same', groups = 1, bias = false, initializer = 'glorotUniform' } = options
   for (const [name, value] of Object.entries({ in: channelsIn, out: channelsOut, groups })) checkCount('conv2d', name, value)
-  if (channelsIn % groups || channelsOut % groups) throw new SepconvError('ERR_ARGUMENT', `conv2d: groups must divide both channel counts, got ${groups} for ${channelsIn} and ${channelsOut}`, { subject: 'groups', given: groups })
+  if (channelsIn % groups || channelsOut % groups)
+    throw new SepconvError(
+      'ERR_ARGUMENT',
+      `conv2d: groups must divide both channel counts, got ${groups} for ${channelsIn} and ${channelsOut}`,
+      { subject: 'groups', given: groups },
+    )
   const [kh, kw] = pair(kernel)
   const fans = { fanIn: (kh * kw * channelsIn) / groups, fanOut: (kh * kw * channelsOut) / groups }
   const filter = variable([kh, kw, channelsIn / groups, channelsOut], initializers[initializer](fans))
   const shift = bias ? variable([channelsOut], zeros) : undefined
-  return layer('conv2d', { variables: { filter, bias: shift } }, (x) => ops.conv2d(x, read(filter), { strides, dilations, padding, groups, ...(shift && { bias: read(shift) }) }))
+  return layer('conv2d', { variables: { filter, bias: shift } }, (x) =>
+    ops.conv2d(x, read(filter), { strides, dilations, padding, groups, ...(shift && { bias: read(shift) }) }),
+  )
 }
 
 export interface SeparableOptions extends ConvolutionOptions {
@@ -69,8 +77,23 @@ export interface SeparableOptions extends ConvolutionOptions {
 
 /** Depthwise-separable convolution: [n, h, w, in] → [n, h', w', out], a spatial filter per channel, then a product over channels. */
 export function separable(channelsIn: number, channelsOut: number, options: SeparableOptions = {}): Layer {
-  checkOptions('separable', options, [...CONVOLUTION, 'multiplier', 'intermediateActivation', 'intermediateBatchNorm', 'batchNorm', 'segments', 'depthwiseBias'])
-  const { bias = false, depthwiseBias = false, initializer = 'glorotUniform', multiplier = 1, segments, intermediateActivation = 'none' } = options
+  checkOptions('separable', options, [
+    ...CONVOLUTION,
+    'multiplier',
+    'intermediateActivation',
+    'intermediateBatchNorm',
+    'batchNorm',
+    'segments',
+    'depthwiseBias',
+  ])
+  const {
+    bias = false,
+    depthwiseBias = false,
+    initializer = 'glorotUniform',
+    multiplier = 1,
+    segments,
+    intermediateActivation = 'none',
+  } = options
   for (const [name, value] of Object.entries({ in: channelsIn, out: channelsOut, multiplier })) checkCount('separable', name, value)
   const middle = channelsIn * multiplier
   const spatial = spatialHalf(channelsIn, multiplier, options, segments)
@@ -78,20 +101,31 @@ export function separable(channelsIn: number, channelsOut: number, options: Sepa
   const shift = depthwiseBias ? variable([middle], zeros) : undefined
   const outShift = bias ? variable([channelsOut], zeros) : undefined
   const normalise = options.intermediateBatchNorm ? batchNorm(middle, options.batchNorm) : undefined
-  return layer('separable', { variables: { ...spatial.variables, pointwise, depthwiseBias: shift, bias: outShift }, children: { intermediateBatchNorm: normalise } }, (x) => {
-    let d = spatial.forward(x)
-    if (shift) d = emit(opDefinition('scaleShift'), [d, null, read(shift), null], { activation: 'none' })
-    if (normalise) d = normalise(d)
-    if (intermediateActivation !== 'none') d = ops[intermediateActivation](d)
-    return ops.pointwiseConv2d(d, read(pointwise), outShift ? { bias: read(outShift) } : {})
-  })
+  return layer(
+    'separable',
+    {
+      variables: { ...spatial.variables, pointwise, depthwiseBias: shift, bias: outShift },
+      children: { intermediateBatchNorm: normalise },
+    },
+    (x) => {
+      let d = spatial.forward(x)
+      if (shift) d = emit(opDefinition('scaleShift'), [d, null, read(shift), null], { activation: 'none' })
+      if (normalise) d = normalise(d)
+      if (intermediateActivation !== 'none') d = ops[intermediateActivation](d)
+      return ops.pointwiseConv2d(d, read(pointwise), outShift ? { bias: read(outShift) } : {})
+    },
+  )
 }
 
 /** Sizes of the segments that `channels` are cut into: equal where they divide, else the first ones one wider (728 in 3: 243, 243, 242). */
 export function segmentSizes(channels: number, segments: number | { width: number }): number[] {
   const count = typeof segments === 'number' ? segments : Math.ceil(channels / segments.width)
   if (!Number.isInteger(count) || count < 1 || count > channels)
-    throw new SepconvError('ERR_ARGUMENT', `segments: expected 1 to ${channels} segments, or { width } of 1 to ${channels}, got ${JSON.stringify(segments)}`, { subject: 'segments', given: segments })
+    throw new SepconvError(
+      'ERR_ARGUMENT',
+      `segments: expected 1 to ${channels} segments, or { width } of 1 to ${channels}, got ${JSON.stringify(segments)}`,
+      { subject: 'segments', given: segments },
+    )
   const base = Math.floor(channels / count)
   return Array.from({ length: count }, (_, i) => base + (i < channels % count ? 1 : 0))
 }
@@ -110,8 +144,10 @@ function spatialHalf(channels: number, multiplier: number, options: SeparableOpt
     const depthwise = variable([kh, kw, channels, multiplier], initializers[initializer]({ fanIn: kh * kw, fanOut: kh * kw * multiplier }))
     return { variables: { depthwise }, forward: (x) => ops.depthwiseConv2d(x, read(depthwise), geometry) }
   }
-  if (multiplier !== 1) throw new SepconvError('ERR_ARGUMENT', 'separable: segments and multiplier cannot be combined', { subject: 'segments' })
-  const filterOf = (size: number, groups: number) => variable([kh, kw, size, size * groups], initializers[initializer]({ fanIn: kh * kw * size, fanOut: kh * kw * size }))
+  if (multiplier !== 1)
+    throw new SepconvError('ERR_ARGUMENT', 'separable: segments and multiplier cannot be combined', { subject: 'segments' })
+  const filterOf = (size: number, groups: number) =>
+    variable([kh, kw, size, size * groups], initializers[initializer]({ fanIn: kh * kw * size, fanOut: kh * kw * size }))
   if (sizes.every((size) => size === sizes[0])) {
     const segment = filterOf(sizes[0]!, sizes.length)
     return { variables: { segments: segment }, forward: (x) => ops.conv2d(x, read(segment), { ...geometry, groups: sizes.length }) }
@@ -150,8 +186,14 @@ export function batchNorm(channels: number, options: BatchNormOptions = {}): Lay
   checkOptions('batchNorm', options, ['epsilon', 'momentum', 'affine', 'runningStatistics'])
   checkCount('batchNorm', 'channels', channels)
   const { epsilon = 1e-3, momentum = 0.99, affine = true, runningStatistics = true } = options
-  if (!(epsilon > 0)) throw new SepconvError('ERR_ARGUMENT', `batchNorm: epsilon must be positive, got ${epsilon}`, { subject: 'epsilon', given: epsilon })
-  if (!(momentum >= 0 && momentum < 1)) throw new SepconvError('ERR_ARGUMENT', `batchNorm: momentum must be in [0, 1), got ${momentum}`, { subject: 'momentum', given: momentum, hint: "It is the share that is kept: 1 minus PyTorch's momentum" })
+  if (!(epsilon > 0))
+    throw new SepconvError('ERR_ARGUMENT', `batchNorm: epsilon must be positive, got ${epsilon}`, { subject: 'epsilon', given: epsilon })
+  if (!(momentum >= 0 && momentum < 1))
+    throw new SepconvError('ERR_ARGUMENT', `batchNorm: momentum must be in [0, 1), got ${momentum}`, {
+      subject: 'momentum',
+      given: momentum,
+      hint: "It is the share that is kept: 1 minus PyTorch's momentum",
+    })
   const gamma = affine ? variable([channels], ones) : undefined
   const beta = affine ? variable([channels], zeros) : undefined
   const movingMean = runningStatistics ? variable([channels], zeros, false) : undefined
@@ -161,13 +203,18 @@ export function batchNorm(channels: number, options: BatchNormOptions = {}): Lay
     const [scale, shift] = [gamma ? read(gamma) : null, beta ? read(beta) : null]
     const frozen = gamma !== undefined && !gamma.trainable && !beta!.trainable
     if (movingMean && movingVariance && (!training || frozen)) {
-      const coefficients = emitAll(opDefinition('batchNormCoefficients'), [read(movingMean), read(movingVariance), scale, shift], { epsilon })
+      const coefficients = emitAll(opDefinition('batchNormCoefficients'), [read(movingMean), read(movingVariance), scale, shift], {
+        epsilon,
+      })
       return emit(opDefinition('scaleShift'), [x, coefficients[0]!, coefficients[1]!, null], { activation: 'none' })
     }
     const [y, mean, variance] = emitAll(opDefinition('batchNorm'), [x, scale, shift], { epsilon })
     if (training && movingMean && movingVariance) {
       const rows = x.shape.slice(0, -1).reduce((product, size) => product * size, 1)
-      averages.push({ variable: movingMean, value: mean!, momentum, factor: 1 }, { variable: movingVariance, value: variance!, momentum, factor: rows / (rows - 1) })
+      averages.push(
+        { variable: movingMean, value: mean!, momentum, factor: 1 },
+        { variable: movingVariance, value: variance!, momentum, factor: rows / (rows - 1) },
+      )
     }
     return y!
   })
@@ -178,7 +225,10 @@ export function dense(channelsIn: number, channelsOut: number, options: { bias?:
   checkOptions('dense', options, ['bias', 'initializer'])
   checkCount('dense', 'in', channelsIn)
   checkCount('dense', 'out', channelsOut)
-  const weight = variable([channelsIn, channelsOut], initializers[options.initializer ?? 'glorotUniform']({ fanIn: channelsIn, fanOut: channelsOut }))
+  const weight = variable(
+    [channelsIn, channelsOut],
+    initializers[options.initializer ?? 'glorotUniform']({ fanIn: channelsIn, fanOut: channelsOut }),
+  )
   const bias = (options.bias ?? true) ? variable([channelsOut], zeros) : undefined
   return layer('dense', { variables: { weight, bias } }, (x) => ops.dense(x, read(weight), bias ? { bias: read(bias) } : {}))
 }
@@ -201,7 +251,8 @@ const poolOptions = ({ window = 2, strides = window, padding = 'valid' }: PoolOp
 /** Maximum over windows: [n, h, w, c] → [n, h', w', c]. Padding never wins. */
 export const maxPool2d = (options: PoolOptions = {}): Layer => layer('maxPool2d', {}, (x) => ops.maxPool2d(x, poolOptions(options)))
 /** Mean over windows; `countPadding` (default false) says whether padding counts as zeros. */
-export const avgPool2d = ({ countPadding = false, ...options }: PoolOptions & { countPadding?: boolean } = {}): Layer => layer('avgPool2d', {}, (x) => ops.avgPool2d(x, { ...poolOptions(options), countPadding }))
+export const avgPool2d = ({ countPadding = false, ...options }: PoolOptions & { countPadding?: boolean } = {}): Layer =>
+  layer('avgPool2d', {}, (x) => ops.avgPool2d(x, { ...poolOptions(options), countPadding }))
 /** [n, h, w, c] → [n, c]. */
 export const globalAveragePool = (): Layer => layer('globalAveragePool', {}, (x) => ops.globalAveragePool(x))
 export const globalMaxPool = (): Layer => layer('globalMaxPool', {}, (x) => ops.globalMaxPool(x))
@@ -214,15 +265,22 @@ let dropoutStreams = 0
  */
 export function dropout(rate: number, options: { seed?: number; stream?: number } = {}): Layer {
   checkOptions('dropout', options, ['seed', 'stream'])
-  if (!(rate >= 0 && rate < 1)) throw new SepconvError('ERR_ARGUMENT', `dropout: rate must be in [0, 1), got ${rate}`, { subject: 'rate', given: rate })
+  if (!(rate >= 0 && rate < 1))
+    throw new SepconvError('ERR_ARGUMENT', `dropout: rate must be in [0, 1), got ${rate}`, { subject: 'rate', given: rate })
   const { seed = 0, stream = dropoutStreams++ } = options
   return layer('dropout', {}, (x) => {
     const { training, counter } = currentTrace()
     if (!training || rate === 0) return x
-    if (!counter) throw new SepconvError('ERR_ARGUMENT', 'dropout: this trace has no random counter', { hint: 'Train through compile(…, { train }), which supplies it' })
+    if (!counter)
+      throw new SepconvError('ERR_ARGUMENT', 'dropout: this trace has no random counter', {
+        hint: 'Train through compile(…, { train }), which supplies it',
+      })
     return ops.dropout(x, { rate, seed, stream, counter })
   })
 }
 
 /** Layers one after the other, named by their place. */
-export const sequential = (...layers: Layer[]): Layer => layer('sequential', { children: Object.fromEntries(layers.map((child, i) => [String(i), child])) }, (x) => layers.reduce((value, child) => child(value), x))
+export const sequential = (...layers: Layer[]): Layer =>
+  layer('sequential', { children: Object.fromEntries(layers.map((child, i) => [String(i), child])) }, (x) =>
+    layers.reduce((value, child) => child(value), x),
+  )

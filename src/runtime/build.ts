@@ -4,7 +4,18 @@
  */
 
 import { spawn, spawnSync } from 'node:child_process'
-import { accessSync, constants, copyFileSync, cpSync, existsSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
+import {
+  accessSync,
+  constants,
+  copyFileSync,
+  cpSync,
+  existsSync,
+  mkdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs'
 import { createRequire } from 'node:module'
 import { availableParallelism } from 'node:os'
 import path from 'node:path'
@@ -40,11 +51,22 @@ export async function buildNative(options: BuildOptions = {}): Promise<BuildResu
     mkdirSync(folder, { recursive: true })
     accessSync(folder, constants.W_OK)
   } catch (cause) {
-    throw new SepconvError('ERR_FILE', `cannot write to ${folder}`, { cause, given: folder, hint: 'Run the command as the owner of the installation' })
+    throw new SepconvError('ERR_FILE', `cannot write to ${folder}`, {
+      cause,
+      given: folder,
+      hint: 'Run the command as the owner of the installation',
+    })
   }
   // What another tool or other options have left there does not mix.
   const stamp = path.join(folder, 'sepconv-build.json')
-  const configuration = JSON.stringify({ tool, node: process.version, werror: options.werror ?? false, cuda: process.env.SEPCONV_CUDA ?? '', wide: process.env.SEPCONV_WIDE ?? '', architectures: process.env.SEPCONV_CUDA_ARCHITECTURES ?? '' })
+  const configuration = JSON.stringify({
+    tool,
+    node: process.version,
+    werror: options.werror ?? false,
+    cuda: process.env.SEPCONV_CUDA ?? '',
+    wide: process.env.SEPCONV_WIDE ?? '',
+    architectures: process.env.SEPCONV_CUDA_ARCHITECTURES ?? '',
+  })
   const before = existsSync(stamp) ? readFileSync(stamp, 'utf8') : ''
   if (before && JSON.parse(before).tool !== tool) rmSync(folder, { recursive: true })
   mkdirSync(folder, { recursive: true })
@@ -62,7 +84,11 @@ function chooseTool(): BuildResult['tool'] {
   if (!compiler) missing.push('a C++17 compiler (g++ or clang++)')
   if (!onPath('cmake') && !onPath('python3')) missing.push('cmake, or python3 and make')
   else if (!make && !(onPath('cmake') && onPath('ninja'))) missing.push(onPath('cmake') ? 'ninja or make' : 'make')
-  if (missing.length) throw new SepconvError('ERR_NATIVE', `the native addon cannot be built here: ${missing.join(' and ')} not found`, { expected: missing, hint: 'Install what is missing (Debian: apt install g++ cmake ninja-build) and run `sepconv build`' })
+  if (missing.length)
+    throw new SepconvError('ERR_NATIVE', `the native addon cannot be built here: ${missing.join(' and ')} not found`, {
+      expected: missing,
+      hint: 'Install what is missing (Debian: apt install g++ cmake ninja-build) and run `sepconv build`',
+    })
   return onPath('cmake') && (make || onPath('ninja')) ? 'cmake-js' : 'node-gyp'
 }
 
@@ -98,7 +124,8 @@ async function nodeGyp(options: BuildOptions): Promise<void> {
   if (!existsSync(path.join(packageRoot, 'binding.gyp'))) {
     folder = path.join(packageRoot, 'build', 'gyp')
     mkdirSync(folder, { recursive: true })
-    for (const part of ['native', 'scripts', 'package.json']) cpSync(path.join(packageRoot, part), path.join(folder, part), { recursive: true, preserveTimestamps: true })
+    for (const part of ['native', 'scripts', 'package.json'])
+      cpSync(path.join(packageRoot, part), path.join(folder, part), { recursive: true, preserveTimestamps: true })
     copyFileSync(path.join(packageRoot, 'native', 'binding.gyp'), path.join(folder, 'binding.gyp'))
   }
   await run([...command, 'configure', ...flags], folder, options)
@@ -127,7 +154,9 @@ function locate(module: string, packageName: string): string[] {
     return [process.execPath, createRequire(path.join(packageRoot, 'package.json')).resolve(module)]
   } catch {
     if (spawnSync('npx', ['--version'], { stdio: 'ignore' }).status === 0) return ['npx', '--yes', packageName]
-    throw new SepconvError('ERR_NATIVE', `${packageName} is not installed and npx was not found`, { hint: `Run \`npm install ${packageName}\` beside sepconv` })
+    throw new SepconvError('ERR_NATIVE', `${packageName} is not installed and npx was not found`, {
+      hint: `Run \`npm install ${packageName}\` beside sepconv`,
+    })
   }
 }
 
@@ -143,8 +172,22 @@ function run([program, ...args]: string[], cwd: string, { onLine }: BuildOptions
       })
     }
     const failed = (what: string, cause?: unknown) =>
-      reject(new SepconvError('ERR_NATIVE', `building the native addon failed: ${what}`, { cause, hint: 'The messages above say where; without the addon everything runs on the slow reference executor' }))
+      reject(
+        new SepconvError('ERR_NATIVE', `building the native addon failed: ${what}`, {
+          cause,
+          hint: 'The messages above say where; without the addon everything runs on the slow reference executor',
+        }),
+      )
     child.on('error', (error) => failed(error.message, error))
-    child.on('close', (code, signal) => (code === 0 ? resolve() : failed(`${path.basename(program!)} ${args.slice(0, 2).map((arg) => path.basename(arg)).join(' ')} ended with ${signal ?? code}`)))
+    child.on('close', (code, signal) =>
+      code === 0
+        ? resolve()
+        : failed(
+            `${path.basename(program!)} ${args
+              .slice(0, 2)
+              .map((arg) => path.basename(arg))
+              .join(' ')} ended with ${signal ?? code}`,
+          ),
+    )
   })
 }

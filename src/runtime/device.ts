@@ -19,7 +19,10 @@ export interface DeviceInfo {
 
 /** Every device that sepconv knows, and for those that are not available, why. Never throws. */
 export function devices(): DeviceInfo[] {
-  return [...nativeExecutors(), { name: 'reference', available: true, description: 'plain TypeScript loops: slow, and right by inspection' }]
+  return [
+    ...nativeExecutors(),
+    { name: 'reference', available: true, description: 'plain TypeScript loops: slow, and right by inspection' },
+  ]
 }
 
 const open = new Map<string, Executor>()
@@ -38,13 +41,29 @@ export function openDevice(name: DeviceName = process.env.SEPCONV_DEVICE ?? 'aut
     const best = known.find((device) => device.available && !device.name.startsWith('cuda'))!
     if (best.name === 'reference' && !warned) {
       warned = true
-      process.emitWarning(`no native executor is available (${known.find(({ name }) => name === 'cpu')?.reason ?? 'unknown reason'}): using the slow TypeScript reference`, { code: 'SEPCONV_REFERENCE' })
+      process.emitWarning(
+        `no native executor is available (${known.find(({ name }) => name === 'cpu')?.reason ?? 'unknown reason'}): using the slow TypeScript reference`,
+        { code: 'SEPCONV_REFERENCE' },
+      )
     }
     return openByName(best.name)
   }
-  const device = known.find((candidate) => candidate.name === wanted) ?? known.find((candidate) => wanted.startsWith('cuda') && candidate.name === 'cuda')
-  if (!device) throw new SepconvError('ERR_DEVICE', `there is no device '${name}'`, { subject: 'device', expected: known.map((candidate) => candidate.name), given: name, hint: `Known devices: auto, ${known.map((candidate) => candidate.name).join(', ')}` })
-  if (!device.available) throw new SepconvError('ERR_DEVICE', `device '${name}' is not available: ${device.reason}`, { subject: 'device', given: name, hint: "Use device 'auto' to take the best one there is" })
+  const device =
+    known.find((candidate) => candidate.name === wanted) ??
+    known.find((candidate) => wanted.startsWith('cuda') && candidate.name === 'cuda')
+  if (!device)
+    throw new SepconvError('ERR_DEVICE', `there is no device '${name}'`, {
+      subject: 'device',
+      expected: known.map((candidate) => candidate.name),
+      given: name,
+      hint: `Known devices: auto, ${known.map((candidate) => candidate.name).join(', ')}`,
+    })
+  if (!device.available)
+    throw new SepconvError('ERR_DEVICE', `device '${name}' is not available: ${device.reason}`, {
+      subject: 'device',
+      given: name,
+      hint: "Use device 'auto' to take the best one there is",
+    })
   return openByName(device.name)
 }
 

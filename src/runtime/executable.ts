@@ -41,7 +41,10 @@ export class Executable {
     this.#prepare = prepare && this.#load(prepare)
     this.#updated = compiled.graph.updates.map(({ variable }) => variable)
     const { buffers } = main.program
-    const describe = (index: number) => ({ name: buffers[index]!.name!, type: { shape: buffers[index]!.shape, dtype: buffers[index]!.dtype } })
+    const describe = (index: number) => ({
+      name: buffers[index]!.name!,
+      type: { shape: buffers[index]!.shape, dtype: buffers[index]!.dtype },
+    })
     this.inputs = main.program.inputs.map(describe)
     this.outputs = main.program.outputs.map(describe)
     const store = this.#store()
@@ -54,7 +57,8 @@ export class Executable {
       this.#preparedKeys.push(name!)
     })
     buffers.forEach((buffer, i) => {
-      if (buffer.place === 'prepared' && buffer.view === undefined) this.#main.bind(i, { memory: store.get(buffer.name!)!.memory, offset: 0 })
+      if (buffer.place === 'prepared' && buffer.view === undefined)
+        this.#main.bind(i, { memory: store.get(buffer.name!)!.memory, offset: 0 })
     })
   }
 
@@ -83,7 +87,11 @@ export class Executable {
     const bindings = this.#check(inputs)
     this.#refresh((program, outputs) => void program.run([], outputs))
     const outputs = this.#allocate()
-    const done = this.#main.run(bindings, outputs.map((output) => output.binding), options)
+    const done = this.#main.run(
+      bindings,
+      outputs.map((output) => output.binding),
+      options,
+    )
     this.#written()
     try {
       await done
@@ -99,7 +107,10 @@ export class Executable {
     const bindings = this.#check(inputs)
     this.#refresh((program, outputs) => program.runSync([], outputs))
     const outputs = this.#allocate()
-    this.#main.runSync(bindings, outputs.map((output) => output.binding))
+    this.#main.runSync(
+      bindings,
+      outputs.map((output) => output.binding),
+    )
     this.#written()
     return outputs
   }
@@ -109,7 +120,10 @@ export class Executable {
     const bindings = this.#check(inputs)
     this.#refresh((program, outputs) => program.runSync([], outputs))
     const outputs = this.#allocate()
-    const times = this.#main.profile(bindings, outputs.map((output) => output.binding))
+    const times = this.#main.profile(
+      bindings,
+      outputs.map((output) => output.binding),
+    )
     this.#written()
     for (const output of outputs) output.dispose()
     return times
@@ -157,11 +171,25 @@ export class Executable {
 
   #check(inputs: readonly Tensor[]) {
     if (this.#disposed) throw new SepconvError('ERR_DISPOSED', 'the executable was used after dispose()')
-    if (inputs.length !== this.inputs.length) throw new SepconvError('ERR_ARGUMENT', `expected ${this.inputs.length} inputs (${this.inputs.map(({ name }) => name).join(', ')}), got ${inputs.length}`)
+    if (inputs.length !== this.inputs.length)
+      throw new SepconvError(
+        'ERR_ARGUMENT',
+        `expected ${this.inputs.length} inputs (${this.inputs.map(({ name }) => name).join(', ')}), got ${inputs.length}`,
+      )
     return inputs.map((input, i) => {
       const { name, type } = this.inputs[i]!
-      if (!sameType(input.type, type)) throw new SepconvError(input.dtype === type.dtype ? 'ERR_SHAPE' : 'ERR_DTYPE', `input '${name}': expected ${formatType(type)}, got ${formatType(input.type)}`, { subject: name, expected: type, given: input.type })
-      if (input.executor !== this.executor) throw new SepconvError('ERR_DEVICE', `input '${name}' is on device '${input.device}', the program runs on '${this.executor.name}'`, { subject: name, expected: this.executor.name, given: input.device })
+      if (!sameType(input.type, type))
+        throw new SepconvError(
+          input.dtype === type.dtype ? 'ERR_SHAPE' : 'ERR_DTYPE',
+          `input '${name}': expected ${formatType(type)}, got ${formatType(input.type)}`,
+          { subject: name, expected: type, given: input.type },
+        )
+      if (input.executor !== this.executor)
+        throw new SepconvError(
+          'ERR_DEVICE',
+          `input '${name}' is on device '${input.device}', the program runs on '${this.executor.name}'`,
+          { subject: name, expected: this.executor.name, given: input.device },
+        )
       return input.binding
     })
   }

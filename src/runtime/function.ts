@@ -25,7 +25,13 @@ export interface Optimizer {
   /** The rate used by `step.run` when none is given. */
   readonly rate: number
   /** Emits the update of all parameters: reads `rate` (scalar), does nothing where `flag` is 0, multiplies gradients by `scale`. */
-  update(call: { readonly graph: Graph; readonly rate: Value; readonly flag: Value; readonly scale: Value; readonly parameters: readonly ParameterGradient[] }): ParameterValue[]
+  update(call: {
+    readonly graph: Graph
+    readonly rate: Value
+    readonly flag: Value
+    readonly scale: Value
+    readonly parameters: readonly ParameterGradient[]
+  }): ParameterValue[]
 }
 export interface ParameterGradient {
   readonly variable: Variable
@@ -111,10 +117,14 @@ export function compile<B extends Structure, R extends Value | ({ loss: Value } 
   fn: (batch: B) => R,
   options: TrainOptions,
 ): TrainStep<Lifted<B>, R extends Value ? unknown : Lifted<R>>
-export function compile<A extends readonly Structure[], R extends Structure>(fn: (...args: A) => R, options?: CompileOptions): CompiledFunction<Inputs<A>, Lifted<R>>
+export function compile<A extends readonly Structure[], R extends Structure>(
+  fn: (...args: A) => R,
+  options?: CompileOptions,
+): CompiledFunction<Inputs<A>, Lifted<R>>
 export function compile(fn: (...args: never[]) => Structure, options: CompileOptions | TrainOptions = {}): unknown {
   checkOptions('compile', options, COMPILE_OPTIONS)
-  if (typeof fn !== 'function') throw new SepconvError('ERR_ARGUMENT', 'compile: expected a function of values', { subject: 'compile', given: typeof fn })
+  if (typeof fn !== 'function')
+    throw new SepconvError('ERR_ARGUMENT', 'compile: expected a function of values', { subject: 'compile', given: typeof fn })
   return 'train' in options && options.train ? trainStep(fn as (batch: never) => Structure, options) : compiledFunction(fn, options)
 }
 
@@ -176,7 +186,13 @@ function compiledFunction(fn: (...args: never[]) => Structure, options: CompileO
     return specializer.structure(signature, executable.runSync(flatten(args, isTensorLeaf).map(({ leaf }) => leaf)))
   }
   const executable = (...args: readonly unknown[]) => specializer.specialize(args).executable
-  return Object.assign(run, { run, runSync, executable, program: (...args: readonly unknown[]) => executable(...args).program, dispose: () => specializer.cache.clear() })
+  return Object.assign(run, {
+    run,
+    runSync,
+    executable,
+    program: (...args: readonly unknown[]) => executable(...args).program,
+    dispose: () => specializer.cache.clear(),
+  })
 }
 
 function trainStep(fn: (batch: never) => Structure, options: CompileOptions & Partial<TrainOptions>): TrainStep<unknown, unknown> {
@@ -189,9 +205,16 @@ function trainStep(fn: (batch: never) => Structure, options: CompileOptions & Pa
     const outputs = (isValue(result) ? { loss: result } : { ...result }) as Record<string, Structure>
     const loss = meanOf(outputs.loss)
     const trained = graph.nodes.flatMap(({ variable, outputs: [value] }) => (variable?.trainable ? [{ variable, value: value! }] : []))
-    const gradients = differentiate(graph, loss, trained.map(({ value }) => value))
+    const gradients = differentiate(
+      graph,
+      loss,
+      trained.map(({ value }) => value),
+    )
     const pairs = trained.flatMap(({ variable }, i) => (gradients[i] ? [{ variable, gradient: gradients[i] }] : []))
-    if (pairs.length === 0) throw new SepconvError('ERR_ARGUMENT', 'compile: the loss depends on no trainable variable', { hint: 'Call at least one layer, and freeze not everything' })
+    if (pairs.length === 0)
+      throw new SepconvError('ERR_ARGUMENT', 'compile: the loss depends on no trainable variable', {
+        hint: 'Call at least one layer, and freeze not everything',
+      })
     parameters = pairs.map(({ variable }) => variable)
     const flag = emit(opDefinition('allFinite'), [loss, ...pairs.map(({ gradient }) => gradient)])
     const updated = optimizer.update({ graph, rate, flag, scale: gradientScale(graph, pairs, options.clipNorm), parameters: pairs })
@@ -207,7 +230,12 @@ function trainStep(fn: (batch: never) => Structure, options: CompileOptions & Pa
     samples = sample + count
     const scalar = (x: number) => upload(executor, { shape: [], dtype: 'float32' }, Float32Array.of(x))
     const words = Int32Array.of(sample | 0, Math.floor(sample / 2 ** 32))
-    return { user: batch, rate: scalar(step.rate ?? optimizer.rate), decay: scalar(step.decay ?? 0.999), sample: upload(executor, { shape: [2], dtype: 'int32' }, words) }
+    return {
+      user: batch,
+      rate: scalar(step.rate ?? optimizer.rate),
+      decay: scalar(step.decay ?? 0.999),
+      sample: upload(executor, { shape: [2], dtype: 'int32' }, words),
+    }
   }
   return {
     get parameters() {
@@ -216,11 +244,15 @@ function trainStep(fn: (batch: never) => Structure, options: CompileOptions & Pa
     async run(batch, step = {}) {
       checkOptions('step.run', step, ['rate', 'sample', 'decay', 'signal'])
       for (const [name, value] of Object.entries({ rate: step.rate, decay: step.decay, sample: step.sample }))
-        if (value !== undefined && !Number.isFinite(value)) throw new SepconvError('ERR_ARGUMENT', `step.run: ${name} must be a finite number, got ${value}`, { subject: name, given: value })
+        if (value !== undefined && !Number.isFinite(value))
+          throw new SepconvError('ERR_ARGUMENT', `step.run: ${name} must be a finite number, got ${value}`, { subject: name, given: value })
       const args = inputs(batch, step)
       const { executable, signature } = specializer.specialize([args])
       try {
-        const outputs = await executable.run(flatten([args], isTensorLeaf).map(({ leaf }) => leaf), step)
+        const outputs = await executable.run(
+          flatten([args], isTensorLeaf).map(({ leaf }) => leaf),
+          step,
+        )
         return specializer.structure(signature, outputs) as { loss: Tensor; finite: Tensor }
       } finally {
         for (const scalar of [args.rate, args.decay, args.sample]) scalar.dispose()
@@ -232,16 +264,25 @@ function trainStep(fn: (batch: never) => Structure, options: CompileOptions & Pa
 }
 
 function meanOf(loss: Structure | undefined): Value {
-  if (!isValue(loss)) throw new SepconvError('ERR_ARGUMENT', 'compile: a training function must return its loss, alone or as { loss, … }', { subject: 'loss' })
-  return loss.shape.length === 0 ? loss : emit(opDefinition('reduce'), [loss], { function: 'mean', axes: loss.shape.map((_, i) => i), keepDims: false })
+  if (!isValue(loss))
+    throw new SepconvError('ERR_ARGUMENT', 'compile: a training function must return its loss, alone or as { loss, … }', {
+      subject: 'loss',
+    })
+  return loss.shape.length === 0
+    ? loss
+    : emit(opDefinition('reduce'), [loss], { function: 'mean', axes: loss.shape.map((_, i) => i), keepDims: false })
 }
 
 /** 1, or clipNorm / norm where the global norm of the gradients exceeds it. */
 function gradientScale(graph: Graph, pairs: readonly ParameterGradient[], clipNorm: number | undefined): Value {
   const constant = (x: number) => graph.constant({ shape: [], dtype: 'float32' }, Float32Array.of(x))
   if (clipNorm === undefined) return constant(1)
-  if (!(clipNorm > 0)) throw new SepconvError('ERR_ARGUMENT', `compile: clipNorm must be positive, got ${clipNorm}`, { subject: 'clipNorm', given: clipNorm })
-  const norm = emit(opDefinition('globalNorm'), pairs.map(({ gradient }) => gradient))
+  if (!(clipNorm > 0))
+    throw new SepconvError('ERR_ARGUMENT', `compile: clipNorm must be positive, got ${clipNorm}`, { subject: 'clipNorm', given: clipNorm })
+  const norm = emit(
+    opDefinition('globalNorm'),
+    pairs.map(({ gradient }) => gradient),
+  )
   const binary = (name: string, a: Value, b: Value) => emit(opDefinition('binary'), [a, b], { function: name })
   return binary('divide', constant(clipNorm), binary('maximum', norm, constant(clipNorm)))
 }
@@ -251,7 +292,11 @@ function updateAverages(graph: Graph, flag: Value, averages: TraceContext['avera
   for (const momentum of new Set(averages.map((entry) => entry.momentum))) {
     const group = averages.filter((entry) => entry.momentum === momentum)
     const decay = graph.constant({ shape: [], dtype: 'float32' }, Float32Array.of(momentum))
-    const outputs = emitAll(opDefinition('averageUpdate'), [decay, flag, ...group.flatMap(({ variable, value }) => [graph.state(variable), value])], { factor: group.map(({ factor }) => factor) })
+    const outputs = emitAll(
+      opDefinition('averageUpdate'),
+      [decay, flag, ...group.flatMap(({ variable, value }) => [graph.state(variable), value])],
+      { factor: group.map(({ factor }) => factor) },
+    )
     group.forEach(({ variable }, i) => graph.update(variable, outputs[i]!))
   }
 }
@@ -261,7 +306,11 @@ const runningValues = (graph: Graph, { averages }: TraceContext): ParameterValue
 
 function updateWeightAverage(graph: Graph, flag: Value, decay: Value, average: WeightAverage, values: readonly ParameterValue[]): void {
   const averaged = values.map(({ variable }) => average.variable(variable))
-  const outputs = emitAll(opDefinition('averageUpdate'), [decay, flag, ...values.flatMap(({ value }, i) => [graph.state(averaged[i]!), value])], { factor: values.map(() => 1) })
+  const outputs = emitAll(
+    opDefinition('averageUpdate'),
+    [decay, flag, ...values.flatMap(({ value }, i) => [graph.state(averaged[i]!), value])],
+    { factor: values.map(() => 1) },
+  )
   averaged.forEach((variable, i) => graph.update(variable, outputs[i]!))
 }
 
@@ -287,7 +336,11 @@ export function valueAndGrad<A extends readonly Structure[]>(
   return compiledFunction((...args: never[]) => {
     const value = fn(...(args as unknown as A))
     const leaves = flatten(args, isValue).map(({ leaf }) => leaf)
-    for (const leaf of leaves) if (leaf.dtype !== 'float32') throw new SepconvError('ERR_DTYPE', `valueAndGrad: arguments must be float32, got ${formatType(leaf.type)}`, { hint: 'Close over integer data with compile(), or cast inside' })
+    for (const leaf of leaves)
+      if (leaf.dtype !== 'float32')
+        throw new SepconvError('ERR_DTYPE', `valueAndGrad: arguments must be float32, got ${formatType(leaf.type)}`, {
+          hint: 'Close over integer data with compile(), or cast inside',
+        })
     const sources = [...leaves, ...variables.map((variable) => value.graph.state(variable))]
     const gradients = differentiate(value.graph, value, sources).map((gradient, i) => gradient ?? zeros(value.graph, sources[i]!))
     return {

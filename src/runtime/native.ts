@@ -18,10 +18,26 @@ export interface NativeMemory {
 export interface NativeProgram {
   bind(buffer: number, memory: NativeMemory, offset: number): void
   /** Resolves to `true`, or to `false` when `abort(ticket)` was obeyed. */
-  run(inputs: readonly NativeMemory[], inputOffsets: readonly number[], outputs: readonly NativeMemory[], outputOffsets: readonly number[], ticket?: number): Promise<boolean>
-  runSync(inputs: readonly NativeMemory[], inputOffsets: readonly number[], outputs: readonly NativeMemory[], outputOffsets: readonly number[]): void
+  run(
+    inputs: readonly NativeMemory[],
+    inputOffsets: readonly number[],
+    outputs: readonly NativeMemory[],
+    outputOffsets: readonly number[],
+    ticket?: number,
+  ): Promise<boolean>
+  runSync(
+    inputs: readonly NativeMemory[],
+    inputOffsets: readonly number[],
+    outputs: readonly NativeMemory[],
+    outputOffsets: readonly number[],
+  ): void
   /** Nanoseconds per call of one more run. */
-  profile(inputs: readonly NativeMemory[], inputOffsets: readonly number[], outputs: readonly NativeMemory[], outputOffsets: readonly number[]): Float64Array
+  profile(
+    inputs: readonly NativeMemory[],
+    inputOffsets: readonly number[],
+    outputs: readonly NativeMemory[],
+    outputOffsets: readonly number[],
+  ): Float64Array
   /** Asks the run with this ticket to stop before its first call that writes state. */
   abort(ticket: number): void
   dispose(): void
@@ -92,7 +108,9 @@ export const packageRoot: string = fileURLToPath(new URL('../../', import.meta.u
 export const localAddon: string = fileURLToPath(new URL('../../build/Release/sepconv.node', import.meta.url))
 
 /** Version of this package, which the addon must share. */
-export const packageVersion: string = (JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8')) as { version: string }).version
+export const packageVersion: string = (
+  JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8')) as { version: string }
+).version
 
 let loaded: NativeLoad | undefined
 
@@ -146,12 +164,14 @@ function platformPackage(): unknown {
 
 function checked(addon: unknown): NativeAddon {
   const { version } = addon as Partial<NativeAddon>
-  if (version !== packageVersion) throw new Error(`it is version ${version ?? 'unknown'}, sepconv is ${packageVersion}: build it again or install the same version`)
+  if (version !== packageVersion)
+    throw new Error(`it is version ${version ?? 'unknown'}, sepconv is ${packageVersion}: build it again or install the same version`)
   return addon as NativeAddon
 }
 
 /** Why there is no addon, in one sentence. */
-export const describeFailures = (failures: readonly NativeFailure[]): string => `no native addon: ${failures.map(({ source, reason }) => `${source} (${reason})`).join('; ')}`
+export const describeFailures = (failures: readonly NativeFailure[]): string =>
+  `no native addon: ${failures.map(({ source, reason }) => `${source} (${reason})`).join('; ')}`
 
 /** The addon, or ERR_NATIVE with the outcome of every attempt. */
 export function requireNative(): NativeAddon {

@@ -14,7 +14,16 @@ const memoryOf = (variable: Variable): DeviceMemory | undefined => variable.stor
 export function stateMemory(variable: Variable, executor: Executor): DeviceMemory {
   const memory = memoryOf(variable)
   if (memory && memory.executor !== executor)
-    throw new SepconvError('ERR_DEVICE', `'${variable.name}' is on device '${memory.executor.name}', the program runs on '${executor.name}'`, { subject: variable.name, expected: executor.name, given: memory.executor.name, hint: 'Create the model on the device that it shall run on' })
+    throw new SepconvError(
+      'ERR_DEVICE',
+      `'${variable.name}' is on device '${memory.executor.name}', the program runs on '${executor.name}'`,
+      {
+        subject: variable.name,
+        expected: executor.name,
+        given: memory.executor.name,
+        hint: 'Create the model on the device that it shall run on',
+      },
+    )
   return memory ?? place(variable, executor, initialContent(variable))
 }
 
@@ -28,7 +37,11 @@ export function initialContent(variable: Variable): TypedArray {
 /** Sets a variable's content. `data` must have its element count; the device is the one it is on, or `executor`. */
 export function writeState(variable: Variable, data: TypedArray, executor: Executor): void {
   if (data.length !== elements(variable.type.shape))
-    throw new SepconvError('ERR_SHAPE', `'${variable.name}' is ${formatType(variable.type)}, got ${data.length} elements`, { subject: variable.name, expected: variable.type.shape, given: data.length })
+    throw new SepconvError('ERR_SHAPE', `'${variable.name}' is ${formatType(variable.type)}, got ${data.length} elements`, {
+      subject: variable.name,
+      expected: variable.type.shape,
+      given: data.length,
+    })
   const memory = memoryOf(variable)
   if (memory) memory.executor.write(memory, 0, new Uint8Array(data.buffer, data.byteOffset, data.byteLength))
   else place(variable, executor, data)

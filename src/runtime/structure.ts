@@ -12,8 +12,14 @@ export type TensorStructure = Lifted<Structure>
 /** The leaves of a structure in a fixed order, with names made of their path (`x`, `batch.images`, `0`). */
 export function flatten<L>(structure: unknown, isLeaf: (x: unknown) => x is L, name = ''): { name: string; leaf: L }[] {
   if (isLeaf(structure)) return [{ name, leaf: structure }]
-  if (typeof structure !== 'object' || structure === null) throw new SepconvError('ERR_ARGUMENT', `${name || 'argument'}: expected tensors, or lists and objects of tensors, got ${structure === null ? 'null' : typeof structure}`)
-  return Object.keys(structure).flatMap((key) => flatten((structure as Record<string, unknown>)[key], isLeaf, name ? `${name}.${key}` : key))
+  if (typeof structure !== 'object' || structure === null)
+    throw new SepconvError(
+      'ERR_ARGUMENT',
+      `${name || 'argument'}: expected tensors, or lists and objects of tensors, got ${structure === null ? 'null' : typeof structure}`,
+    )
+  return Object.keys(structure).flatMap((key) =>
+    flatten((structure as Record<string, unknown>)[key], isLeaf, name ? `${name}.${key}` : key),
+  )
 }
 
 /** A structure of the same form with `leaves`, taken in the order of {@link flatten}. */
@@ -30,6 +36,7 @@ export const isTensorLeaf = (x: unknown): x is Tensor => isTensor(x)
 export function formOf(structure: unknown, leafText: (leaf: never) => string, isLeaf: (x: unknown) => boolean): string {
   if (isLeaf(structure)) return leafText(structure as never)
   if (Array.isArray(structure)) return `[${structure.map((entry) => formOf(entry, leafText, isLeaf))}]`
-  if (typeof structure === 'object' && structure !== null) return `{${Object.entries(structure).map(([key, entry]) => `${key}:${formOf(entry, leafText, isLeaf)}`)}}`
+  if (typeof structure === 'object' && structure !== null)
+    return `{${Object.entries(structure).map(([key, entry]) => `${key}:${formOf(entry, leafText, isLeaf)}`)}}`
   return JSON.stringify(structure) ?? 'undefined'
 }

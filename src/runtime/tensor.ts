@@ -5,7 +5,17 @@
 
 import { SepconvError } from '../errors.js'
 import { isTensor, TENSOR } from '../graph/trace.js'
-import { byteLength, checkShape, type DType, elements, formatShape, type Shape, type TensorType, type TypedArray, typedArray } from '../graph/types.js'
+import {
+  byteLength,
+  checkShape,
+  type DType,
+  elements,
+  formatShape,
+  type Shape,
+  type TensorType,
+  type TypedArray,
+  typedArray,
+} from '../graph/types.js'
 import { type DeviceName, openDevice } from './device.js'
 import type { Binding, DeviceMemory, Executor } from './executor.js'
 
@@ -46,7 +56,8 @@ export class Tensor {
 
   /** For executables: where the bytes are. Throws ERR_DISPOSED after `dispose`. */
   get binding(): Binding {
-    if (this.#memory.disposed) throw new SepconvError('ERR_DISPOSED', `tensor ${this.dtype}${formatShape(this.shape)} was used after dispose()`)
+    if (this.#memory.disposed)
+      throw new SepconvError('ERR_DISPOSED', `tensor ${this.dtype}${formatShape(this.shape)} was used after dispose()`)
     return { memory: this.#memory, offset: 0 }
   }
 
@@ -100,7 +111,11 @@ export function tensor(data: TypedArray | readonly number[], shape?: Shape, opti
   const type = { shape: shape ?? [data.length], dtype }
   if (type.shape.length > 0) checkShape('tensor', type.shape)
   if (data.length !== elements(type.shape))
-    throw new SepconvError('ERR_SHAPE', `tensor: ${data.length} elements do not fill the shape ${formatShape(type.shape)}, which has ${elements(type.shape)}`, { subject: 'tensor', expected: elements(type.shape), given: data.length })
+    throw new SepconvError(
+      'ERR_SHAPE',
+      `tensor: ${data.length} elements do not fill the shape ${formatShape(type.shape)}, which has ${elements(type.shape)}`,
+      { subject: 'tensor', expected: elements(type.shape), given: data.length },
+    )
   return upload(openDevice(options.device), type, convert(data, dtype))
 }
 
@@ -116,7 +131,11 @@ function dtypeOf(data: unknown): DType {
   if (data instanceof Int32Array) return 'int32'
   if (data instanceof Uint8Array || data instanceof Uint8ClampedArray) return 'uint8'
   if (data instanceof Uint16Array) return 'bfloat16'
-  throw new SepconvError('ERR_DTYPE', `tensor: expected numbers or a Float32Array, Int32Array, Uint8Array or Uint16Array (bfloat16 bits), got ${(data as object)?.constructor?.name ?? typeof data}`, { subject: 'tensor' })
+  throw new SepconvError(
+    'ERR_DTYPE',
+    `tensor: expected numbers or a Float32Array, Int32Array, Uint8Array or Uint16Array (bfloat16 bits), got ${(data as object)?.constructor?.name ?? typeof data}`,
+    { subject: 'tensor' },
+  )
 }
 
 function convert(data: TypedArray | readonly number[], dtype: DType): TypedArray {
@@ -131,7 +150,11 @@ function convert(data: TypedArray | readonly number[], dtype: DType): TypedArray
     case 'bfloat16':
       return Uint16Array.from(data as ArrayLike<number>, toBfloat16)
     default:
-      throw new SepconvError('ERR_DTYPE', `tensor: unknown dtype '${String(dtype)}'`, { subject: 'dtype', expected: ['float32', 'bfloat16', 'int32', 'uint8'], given: dtype })
+      throw new SepconvError('ERR_DTYPE', `tensor: unknown dtype '${String(dtype)}'`, {
+        subject: 'dtype',
+        expected: ['float32', 'bfloat16', 'int32', 'uint8'],
+        given: dtype,
+      })
   }
 }
 

@@ -59,7 +59,8 @@ const TOLERANCE = 1e-4
 export async function verifyModel(options: VerifyOptions = {}): Promise<VerifyRow[]> {
   checkOptions('verify', options, ['model', 'options', 'task', 'device', 'size', 'batch', 'seed', 'signal', 'onProgress'])
   const { task = 'inference', size = 75, batch = 2, seed = 0 } = options
-  if (task !== 'inference' && task !== 'train') throw new SepconvError('ERR_ARGUMENT', `verify: task must be inference or train, got ${String(task)}`, { subject: 'task', given: task })
+  if (task !== 'inference' && task !== 'train')
+    throw new SepconvError('ERR_ARGUMENT', `verify: task must be inference or train, got ${String(task)}`, { subject: 'task', given: task })
   const executor = openDevice(options.device)
   const network = architecture(options.model ?? 'xception').build({ classes: 10, inputSize: Math.max(size, 71), ...options.options })
   nameVariables(network.root)
@@ -90,13 +91,21 @@ export async function verifyModel(options: VerifyOptions = {}): Promise<VerifyRo
 
 /** Variables away from their neutral start, so that scale, shift and running statistics matter. */
 function randomContent(variable: Variable, random: PhiloxStream): TypedArray {
-  if (/(gamma|movingVariance)$/.test(variable.name)) return Float32Array.from({ length: elements(variable.type.shape) }, () => 0.5 + random.uniform())
-  if (/(beta|movingMean|[bB]ias)$/.test(variable.name)) return Float32Array.from({ length: elements(variable.type.shape) }, () => random.uniform() - 0.5)
+  if (/(gamma|movingVariance)$/.test(variable.name))
+    return Float32Array.from({ length: elements(variable.type.shape) }, () => 0.5 + random.uniform())
+  if (/(beta|movingMean|[bB]ias)$/.test(variable.name))
+    return Float32Array.from({ length: elements(variable.type.shape) }, () => random.uniform() - 0.5)
   return initialContent(variable)
 }
 
 /** Runs a program on a reference of its own, every call being compared; returns its outputs by name. */
-async function replay(lowered: Lowered, content: ReadonlyMap<Variable, TypedArray>, prepared: ReadonlyMap<string, TypedArray>, inputs: readonly TypedArray[], report: Report): Promise<Map<string, TypedArray>> {
+async function replay(
+  lowered: Lowered,
+  content: ReadonlyMap<Variable, TypedArray>,
+  prepared: ReadonlyMap<string, TypedArray>,
+  inputs: readonly TypedArray[],
+  report: Report,
+): Promise<Map<string, TypedArray>> {
   const reference = new ReferenceExecutor()
   const { program, variables } = lowered
   const place = (buffer: ProgramBuffer, data?: TypedArray): Binding => {
@@ -146,7 +155,14 @@ class Report {
   }
 
   rows(): VerifyRow[] {
-    return [...this.#rows].map(([op, { maxError, calls, layer }]) => ({ op, maxError, tolerance: TOLERANCE, ok: maxError <= TOLERANCE, calls, layer }))
+    return [...this.#rows].map(([op, { maxError, calls, layer }]) => ({
+      op,
+      maxError,
+      tolerance: TOLERANCE,
+      ok: maxError <= TOLERANCE,
+      calls,
+      layer,
+    }))
   }
 }
 
@@ -164,26 +180,48 @@ export function relativeError(actual: ArrayLike<number>, expected: ArrayLike<num
 }
 
 /** One call as a program of its own on `executor`; its outputs in host memory. */
-export function runCall(executor: Executor, call: Call, inputs: readonly (HostTensor | null)[], outputs: readonly HostTensor[]): TypedArray[] {
+export function runCall(
+  executor: Executor,
+  call: Call,
+  inputs: readonly (HostTensor | null)[],
+  outputs: readonly HostTensor[],
+): TypedArray[] {
   const present = inputs.flatMap((tensor) => (tensor ? [tensor] : []))
   const describe = (tensor: HostTensor, place: 'input' | 'output', i: number): ProgramBuffer => {
     const dtype = tensor.data instanceof Int32Array ? 'int32' : tensor.data instanceof Uint8Array ? 'uint8' : 'float32'
     return { place, dtype, shape: tensor.shape, bytes: byteLength({ shape: tensor.shape, dtype }), name: `${place}${i}` }
   }
-  const buffers = [...present.map((tensor, i) => describe(tensor, 'input', i)), ...outputs.map((tensor, i) => describe(tensor, 'output', i))]
+  const buffers = [
+    ...present.map((tensor, i) => describe(tensor, 'input', i)),
+    ...outputs.map((tensor, i) => describe(tensor, 'output', i)),
+  ]
   let next = 0
   const places = inputs.map((tensor) => (tensor ? next++ : null))
   // Updates work in place: the output buffer is filled with the old content first, and stands for the input too.
   const own = outputs.map((_, i) => present.length + i)
   const updated = overwritten(call.kernel, outputs.length)
   updated.forEach((input, i) => (places[input] = own[i]!))
-  const bytes = executor.target.workspaceBytes(call.kernel, inputs.map((tensor, i) => (tensor ? { shape: tensor.shape, dtype: buffers[places[i]!]!.dtype } : null)), outputs.map((tensor, i) => ({ shape: tensor.shape, dtype: buffers[own[i]!]!.dtype })), call.attributes)
+  const bytes = executor.target.workspaceBytes(
+    call.kernel,
+    inputs.map((tensor, i) => (tensor ? { shape: tensor.shape, dtype: buffers[places[i]!]!.dtype } : null)),
+    outputs.map((tensor, i) => ({ shape: tensor.shape, dtype: buffers[own[i]!]!.dtype })),
+    call.attributes,
+  )
   const program: Program = {
     format: 'sepconv-program',
     version: 1,
     target: executor.target.name,
     buffers,
-    calls: [{ kernel: call.kernel, inputs: places, outputs: own, attributes: call.attributes, scope: call.scope, ...(bytes > 0 && { workspace: { offset: 0, bytes } }) }],
+    calls: [
+      {
+        kernel: call.kernel,
+        inputs: places,
+        outputs: own,
+        attributes: call.attributes,
+        scope: call.scope,
+        ...(bytes > 0 && { workspace: { offset: 0, bytes } }),
+      },
+    ],
     inputs: present.map((_, i) => i),
     outputs: own,
     arenaBytes: bytes,
@@ -191,7 +229,9 @@ export function runCall(executor: Executor, call: Call, inputs: readonly (HostTe
   }
   const loaded = executor.load(program)
   const memories = buffers.map((buffer) => executor.allocate(buffer.bytes))
-  present.forEach((tensor, i) => executor.write(memories[i]!, 0, new Uint8Array(tensor.data.buffer, tensor.data.byteOffset, tensor.data.byteLength)))
+  present.forEach((tensor, i) =>
+    executor.write(memories[i]!, 0, new Uint8Array(tensor.data.buffer, tensor.data.byteOffset, tensor.data.byteLength)),
+  )
   updated.forEach((input, i) => {
     const { data } = inputs[input]!
     executor.write(memories[own[i]!]!, 0, new Uint8Array(data.buffer, data.byteOffset, data.byteLength))
@@ -217,4 +257,3 @@ function overwritten(kernel: string, outputs: number): number[] {
   const input = UPDATE_OPS[kernel]
   return input ? Array.from({ length: outputs }, (_, i) => input(i)) : []
 }
-

@@ -39,9 +39,18 @@ const CONFIG = 'config.json'
 /** Names in `last.safetensors`: the model's own, and training's under `train.`. */
 export async function saveCheckpoint(folder: string, model: Model, companions: readonly Variable[], state: TrainingState): Promise<void> {
   const { architecture, options, preprocessing, labels } = model.config
-  const metadata = { format: 'sepconv', architecture, options: JSON.stringify(options), preprocessing: JSON.stringify(preprocessing), ...(labels && { labels: JSON.stringify(labels) }), training: JSON.stringify(state) }
+  const metadata = {
+    format: 'sepconv',
+    architecture,
+    options: JSON.stringify(options),
+    preprocessing: JSON.stringify(preprocessing),
+    ...(labels && { labels: JSON.stringify(labels) }),
+    training: JSON.stringify(state),
+  }
   const all = [...model.variables.values(), ...companions]
-  const tensors = new Map(all.map((variable) => [variable.name, { dtype: 'F32' as const, shape: variable.type.shape, data: () => readState(variable) }]))
+  const tensors = new Map(
+    all.map((variable) => [variable.name, { dtype: 'F32' as const, shape: variable.type.shape, data: () => readState(variable) }]),
+  )
   await writeSafetensors(join(folder, LAST), tensors, { metadata })
   await writeAtomic(join(folder, 'state.json'), `${JSON.stringify(state, null, 2)}\n`)
 }
@@ -53,7 +62,10 @@ export async function loadCheckpoint(folder: string, model: Model, companions: r
   for (const variable of [...model.variables.values(), ...companions]) {
     const entry = file.tensors.get(variable.name)
     if (!entry || !sameShape(entry.shape, variable.type.shape))
-      throw new SepconvError('ERR_WEIGHTS', `${path} holds ${entry ? `'${variable.name}' in another shape` : `no '${variable.name}'`}`, { subject: variable.name, hint: 'It was written by another run' })
+      throw new SepconvError('ERR_WEIGHTS', `${path} holds ${entry ? `'${variable.name}' in another shape` : `no '${variable.name}'`}`, {
+        subject: variable.name,
+        hint: 'It was written by another run',
+      })
     const data = new Float32Array(elements(variable.type.shape))
     await file.readInto(variable.name, data)
     writeState(variable, data, model.executor)
@@ -74,7 +86,11 @@ export async function readConfig(folder: string): Promise<RunConfig> {
     return JSON.parse(await readFile(path, 'utf8')) as RunConfig
   } catch (cause) {
     if (cause instanceof SyntaxError) throw new SepconvError('ERR_FORMAT', `${path} is not valid JSON`, { subject: path, cause })
-    if ((cause as NodeJS.ErrnoException).code === 'ENOENT') throw new SepconvError('ERR_FILE', `${folder} holds no training run (${CONFIG} is missing)`, { subject: folder, hint: 'Resume from the folder that --out named' })
+    if ((cause as NodeJS.ErrnoException).code === 'ENOENT')
+      throw new SepconvError('ERR_FILE', `${folder} holds no training run (${CONFIG} is missing)`, {
+        subject: folder,
+        hint: 'Resume from the folder that --out named',
+      })
     throw fileError(cause, path, 'read')
   }
 }
@@ -86,10 +102,19 @@ export async function readConfig(folder: string): Promise<RunConfig> {
 export async function openRun(folder: string, config: RunConfig, resume: boolean): Promise<void> {
   if (resume) {
     const differences = compareConfigs(await readConfig(folder), JSON.parse(JSON.stringify(config)) as RunConfig)
-    if (differences.length > 0) throw new SepconvError('ERR_ARGUMENT', `${folder} cannot be resumed with other settings: ${differences.join('; ')}`, { subject: 'resume', given: differences, hint: 'Start a new run in another folder to change them' })
+    if (differences.length > 0)
+      throw new SepconvError('ERR_ARGUMENT', `${folder} cannot be resumed with other settings: ${differences.join('; ')}`, {
+        subject: 'resume',
+        given: differences,
+        hint: 'Start a new run in another folder to change them',
+      })
     return
   }
-  if (existsSync(join(folder, LAST))) throw new SepconvError('ERR_FILE', `${folder} holds a training run already`, { subject: folder, hint: 'Resume it, or choose another output folder' })
+  if (existsSync(join(folder, LAST)))
+    throw new SepconvError('ERR_FILE', `${folder} holds a training run already`, {
+      subject: folder,
+      hint: 'Resume it, or choose another output folder',
+    })
   try {
     await mkdir(folder, { recursive: true })
     await rm(join(folder, 'log.jsonl'), { force: true })
@@ -102,7 +127,9 @@ export async function openRun(folder: string, config: RunConfig, resume: boolean
 function compareConfigs(was: unknown, is: unknown, path = ''): string[] {
   if (typeof was === 'object' && was !== null && typeof is === 'object' && is !== null && !Array.isArray(was)) {
     const keys = new Set([...Object.keys(was), ...Object.keys(is)])
-    return [...keys].flatMap((key) => compareConfigs((was as Record<string, unknown>)[key], (is as Record<string, unknown>)[key], path ? `${path}.${key}` : key))
+    return [...keys].flatMap((key) =>
+      compareConfigs((was as Record<string, unknown>)[key], (is as Record<string, unknown>)[key], path ? `${path}.${key}` : key),
+    )
   }
   return JSON.stringify(was) === JSON.stringify(is) ? [] : [`${path} was ${JSON.stringify(was)}, is ${JSON.stringify(is)}`]
 }

@@ -31,7 +31,9 @@ export interface Evaluation extends Classification {
 /** Evaluates the same samples any number of times; programs and decoded pictures are kept. */
 export class Evaluator {
   readonly #logits: CompiledFunction<[Tensor], Tensor>
-  #loader: (AsyncIterable<{ images: Uint8Array; labels: Int32Array; count: number }> & { readonly statistics: LoaderStatistics }) | undefined
+  #loader:
+    | (AsyncIterable<{ images: Uint8Array; labels: Int32Array; count: number }> & { readonly statistics: LoaderStatistics })
+    | undefined
 
   /** @param substitute reads another variable in place of one, such as its average. */
   constructor(
@@ -48,12 +50,23 @@ export class Evaluator {
     const { batch = 32, size = model.config.preprocessing.size, strict = false, cacheBytes, signal, onProgress } = this.options
     if (samples.length === 0) throw new SepconvError('ERR_DATA', 'evaluate: there are no pictures', { subject: 'samples' })
     const outside = samples.find(({ label }) => label >= model.network.classes)
-    if (outside) throw new SepconvError('ERR_DATA', `evaluate: '${outside.name}' has class ${outside.label}, the model knows ${model.network.classes} classes`, { subject: outside.name, expected: model.network.classes, given: outside.label })
+    if (outside)
+      throw new SepconvError(
+        'ERR_DATA',
+        `evaluate: '${outside.name}' has class ${outside.label}, the model knows ${model.network.classes} classes`,
+        { subject: outside.name, expected: model.network.classes, given: outside.label },
+      )
     const rows = Math.min(batch, samples.length)
     if (!this.#loader) {
       const { ImageLoader } = await import('../data/loader.js')
       const { resize, crop, interpolation } = model.config.preprocessing
-      const options: LoaderOptions = { size, batch: rows, preprocess: { resize: Math.round((resize * size) / model.config.preprocessing.size), crop, interpolation }, corrupt: strict ? 'throw' : 'mask', ...(cacheBytes !== undefined && { cacheBytes }) }
+      const options: LoaderOptions = {
+        size,
+        batch: rows,
+        preprocess: { resize: Math.round((resize * size) / model.config.preprocessing.size), crop, interpolation },
+        corrupt: strict ? 'throw' : 'mask',
+        ...(cacheBytes !== undefined && { cacheBytes }),
+      }
       this.#loader = new ImageLoader(samples, options)
     }
     const meter = new ClassificationMeter()

@@ -65,18 +65,70 @@ export interface FitOptions {
 }
 
 const OPTIONS = [
-  ...['model', 'data', 'out', 'resume', 'epochs', 'batch', 'size', 'rate', 'schedule', 'momentum', 'weightDecay', 'nesterov', 'average', 'averageDecay'],
+  ...[
+    'model',
+    'data',
+    'out',
+    'resume',
+    'epochs',
+    'batch',
+    'size',
+    'rate',
+    'schedule',
+    'momentum',
+    'weightDecay',
+    'nesterov',
+    'average',
+    'averageDecay',
+  ],
   ...['labelSmoothing', 'clipNorm', 'augment', 'seed', 'memoryLimit', 'checkpointSteps', 'strict', 'signal'],
 ]
 
 export type FitEvent =
-  | { readonly type: 'start'; readonly step: number; readonly steps: number; readonly epochs: number; readonly stepsPerEpoch: number; readonly images: number; readonly validationImages: number; readonly classes: number; readonly parameters: number; readonly device: string }
-  | { readonly type: 'step'; readonly epoch: number; readonly step: number; readonly steps: number; readonly loss: number; readonly top1: number; readonly rate: number; readonly imagesPerSecond: number; readonly waitShare: number }
+  | {
+      readonly type: 'start'
+      readonly step: number
+      readonly steps: number
+      readonly epochs: number
+      readonly stepsPerEpoch: number
+      readonly images: number
+      readonly validationImages: number
+      readonly classes: number
+      readonly parameters: number
+      readonly device: string
+    }
+  | {
+      readonly type: 'step'
+      readonly epoch: number
+      readonly step: number
+      readonly steps: number
+      readonly loss: number
+      readonly top1: number
+      readonly rate: number
+      readonly imagesPerSecond: number
+      readonly waitShare: number
+    }
   | { readonly type: 'evaluating'; readonly epoch: number; readonly done: number; readonly total: number }
-  | { readonly type: 'epoch'; readonly epoch: number; readonly step: number; readonly loss: number; readonly top1: number; readonly validation: Classification | null; readonly best: boolean; readonly seconds: number; readonly skipped: readonly string[] }
+  | {
+      readonly type: 'epoch'
+      readonly epoch: number
+      readonly step: number
+      readonly loss: number
+      readonly top1: number
+      readonly validation: Classification | null
+      readonly best: boolean
+      readonly seconds: number
+      readonly skipped: readonly string[]
+    }
   | { readonly type: 'checkpoint'; readonly step: number; readonly path: string }
   | { readonly type: 'stopped'; readonly epoch: number; readonly step: number; readonly out: string | null }
-  | { readonly type: 'done'; readonly epoch: number; readonly step: number; readonly best: { readonly top1: number; readonly epoch: number } | null; readonly out: string | null }
+  | {
+      readonly type: 'done'
+      readonly epoch: number
+      readonly step: number
+      readonly best: { readonly top1: number; readonly epoch: number } | null
+      readonly out: string | null
+    }
 
 /** Seconds after which a long epoch is checkpointed in between. */
 const CHECKPOINT_SECONDS = 60
@@ -117,14 +169,25 @@ class Run {
     const { model, data, epochs = 10, batch = 32, seed = 0, labelSmoothing = 0, strict = false, resume = false, out } = options
     const size = options.size ?? model.config.preprocessing.size
     const rate = options.rate ?? (0.045 * batch) / 32
-    for (const [name, value] of Object.entries({ epochs, batch, size })) checkRange('fit', name, value, (x) => Number.isInteger(x) && x >= 1, 'a whole number of at least 1')
+    for (const [name, value] of Object.entries({ epochs, batch, size }))
+      checkRange('fit', name, value, (x) => Number.isInteger(x) && x >= 1, 'a whole number of at least 1')
     checkRange('fit', 'rate', rate, (x) => x > 0, 'positive')
     checkRange('fit', 'seed', seed, (x) => Number.isSafeInteger(x) && x >= 0, 'a whole number of at least 0')
     checkRange('fit', 'labelSmoothing', labelSmoothing, (x) => x >= 0 && x < 1, 'in [0, 1)')
-    if (resume && out === undefined) throw new SepconvError('ERR_ARGUMENT', 'fit: resume needs the run\'s folder as out', { subject: 'out' })
+    if (resume && out === undefined) throw new SepconvError('ERR_ARGUMENT', "fit: resume needs the run's folder as out", { subject: 'out' })
     if (data.classes.length !== model.network.classes)
-      throw new SepconvError('ERR_DATA', `fit: the data has ${data.classes.length} classes, the model ${model.network.classes}`, { subject: 'classes', expected: model.network.classes, given: data.classes.length, hint: `Create the model with classes: ${data.classes.length}` })
-    if (data.train.length < batch) throw new SepconvError('ERR_DATA', `fit: ${data.train.length} training pictures do not fill one batch of ${batch}`, { subject: 'batch', given: batch, hint: 'Use a smaller batch' })
+      throw new SepconvError('ERR_DATA', `fit: the data has ${data.classes.length} classes, the model ${model.network.classes}`, {
+        subject: 'classes',
+        expected: model.network.classes,
+        given: data.classes.length,
+        hint: `Create the model with classes: ${data.classes.length}`,
+      })
+    if (data.train.length < batch)
+      throw new SepconvError('ERR_DATA', `fit: ${data.train.length} training pictures do not fill one batch of ${batch}`, {
+        subject: 'batch',
+        given: batch,
+        hint: 'Use a smaller batch',
+      })
     this.#settings = { epochs, batch, size, rate, seed, labelSmoothing, strict, resume }
     this.#schedule = options.schedule ?? { kind: 'cosine', warmup: Math.min(0.5, epochs / 10) }
     checkSchedule(this.#schedule)
@@ -137,7 +200,13 @@ class Run {
         const logits = model(images)
         return { loss: softmaxCrossEntropy(logits, labels, { labelSmoothing }), logits }
       },
-      { device: model.device, train: this.#optimizer, memoryLimit: options.memoryLimit, clipNorm: options.clipNorm, ...(this.#average && { average: this.#average }) },
+      {
+        device: model.device,
+        train: this.#optimizer,
+        memoryLimit: options.memoryLimit,
+        clipNorm: options.clipNorm,
+        ...(this.#average && { average: this.#average }),
+      },
     ) as unknown as Step
     const averaged = this.#average && ((variable: Parameters<TrackedAverage['variable']>[0]) => this.#tracked().get(variable) ?? variable)
     // Without the signal: an evaluation is finished before a run stops, so that the checkpoint after it holds the epoch's scores.
@@ -157,11 +226,31 @@ class Run {
         this.#meter.restore(this.#state)
       }
     }
-    yield* this.#emit({ type: 'start', step: this.#state.step, steps, epochs, stepsPerEpoch, images: data.train.length, validationImages: data.validation.length, classes: data.classes.length, parameters: this.#step.parameters.length, device: model.device })
+    yield* this.#emit({
+      type: 'start',
+      step: this.#state.step,
+      steps,
+      epochs,
+      stepsPerEpoch,
+      images: data.train.length,
+      validationImages: data.validation.length,
+      classes: data.classes.length,
+      parameters: this.#step.parameters.length,
+      device: model.device,
+    })
 
     const { ImageLoader } = await import('../data/loader.js')
     const loader = new ImageLoader(data.train, {
-      ...{ size, batch, seed: this.#settings.seed, shuffle: true, epochs, start: this.#state.sample, last: 'drop', corrupt: this.#settings.strict ? 'throw' : 'replace' },
+      ...{
+        size,
+        batch,
+        seed: this.#settings.seed,
+        shuffle: true,
+        epochs,
+        start: this.#state.sample,
+        last: 'drop',
+        corrupt: this.#settings.strict ? 'throw' : 'replace',
+      },
       augment: this.options.augment ?? {},
     })
     let saved = performance.now()
@@ -186,10 +275,22 @@ class Run {
         if (out !== undefined && (best || !this.#evaluator)) await this.#saveBest(out)
         const skipped = [...loader.statistics.skipped.keys(), ...(validation?.skipped.keys() ?? [])]
         const scores = validation && { images: validation.images, top1: validation.top1, top5: validation.top5, loss: validation.loss }
-        yield* this.#emit({ type: 'epoch', epoch, step: step + 1, ...summary, validation: scores, best, seconds: (performance.now() - epochStart) / 1e3, skipped })
+        yield* this.#emit({
+          type: 'epoch',
+          epoch,
+          step: step + 1,
+          ...summary,
+          validation: scores,
+          best,
+          seconds: (performance.now() - epochStart) / 1e3,
+          skipped,
+        })
         epochStart = performance.now()
       }
-      const due = this.options.checkpointSteps === undefined ? performance.now() - saved > CHECKPOINT_SECONDS * 1e3 : (step + 1) % this.options.checkpointSteps === 0
+      const due =
+        this.options.checkpointSteps === undefined
+          ? performance.now() - saved > CHECKPOINT_SECONDS * 1e3
+          : (step + 1) % this.options.checkpointSteps === 0
       if (last || due) {
         yield* this.#save()
         saved = performance.now()
@@ -208,7 +309,11 @@ class Run {
   /** Compiles the step, which creates velocities and averages; averages start as the weights themselves. */
   async #prepare(size: number, batch: number): Promise<void> {
     const { model } = this.options
-    const images = upload(model.executor, { shape: [batch, size, size, model.network.inputChannels], dtype: 'uint8' }, new Uint8Array(batch * size * size * model.network.inputChannels))
+    const images = upload(
+      model.executor,
+      { shape: [batch, size, size, model.network.inputChannels], dtype: 'uint8' },
+      new Uint8Array(batch * size * size * model.network.inputChannels),
+    )
     const labels = upload(model.executor, { shape: [batch], dtype: 'int32' }, new Int32Array(batch))
     this.#step.executable({ images, labels })
     images.dispose()
@@ -219,17 +324,28 @@ class Run {
   async #train(images: Uint8Array, labels: Int32Array, rate: number): Promise<number> {
     const { model } = this.options
     const { size } = this.#settings
-    const batch = { images: upload(model.executor, { shape: [labels.length, size, size, model.network.inputChannels], dtype: 'uint8' }, images), labels: upload(model.executor, { shape: [labels.length], dtype: 'int32' }, labels) }
+    const batch = {
+      images: upload(model.executor, { shape: [labels.length, size, size, model.network.inputChannels], dtype: 'uint8' }, images),
+      labels: upload(model.executor, { shape: [labels.length], dtype: 'int32' }, labels),
+    }
     const decay = this.#average?.decay(this.#state.step) ?? 0
     const { loss, logits, finite } = await this.#step.run(batch, { rate, decay, sample: this.#state.sample })
-    const [lossValue, scores, flag] = [((await loss.data()) as Float32Array)[0]!, (await logits.data()) as Float32Array, ((await finite.data()) as Float32Array)[0]!]
+    const [lossValue, scores, flag] = [
+      ((await loss.data()) as Float32Array)[0]!,
+      (await logits.data()) as Float32Array,
+      ((await finite.data()) as Float32Array)[0]!,
+    ]
     for (const tensor of [batch.images, batch.labels, loss, logits, finite]) tensor.dispose()
     if (flag === 0)
-      throw new SepconvError('ERR_DIVERGED', `training diverged at step ${this.#state.step + 1}: the loss is ${lossValue}${Number.isFinite(lossValue) ? ', a gradient is not finite' : ''}`, {
-        subject: 'loss',
-        given: lossValue,
-        hint: `Nothing was changed by this step and the last checkpoint is good. Try a lower rate than ${rate.toPrecision(3)}, a longer warm-up, or clipNorm`,
-      })
+      throw new SepconvError(
+        'ERR_DIVERGED',
+        `training diverged at step ${this.#state.step + 1}: the loss is ${lossValue}${Number.isFinite(lossValue) ? ', a gradient is not finite' : ''}`,
+        {
+          subject: 'loss',
+          given: lossValue,
+          hint: `Nothing was changed by this step and the last checkpoint is good. Try a lower rate than ${rate.toPrecision(3)}, a longer warm-up, or clipNorm`,
+        },
+      )
     this.#meter.add(lossValue, scores, labels)
     return lossValue
   }
@@ -242,7 +358,12 @@ class Run {
 
   async *#stop(stepsPerEpoch: number): AsyncGenerator<FitEvent, void, undefined> {
     yield* this.#save()
-    yield* this.#emit({ type: 'stopped', epoch: Math.floor(this.#state.step / stepsPerEpoch) + 1, step: this.#state.step, out: this.options.out ?? null })
+    yield* this.#emit({
+      type: 'stopped',
+      epoch: Math.floor(this.#state.step / stepsPerEpoch) + 1,
+      step: this.#state.step,
+      out: this.options.out ?? null,
+    })
   }
 
   async *#save(): AsyncGenerator<FitEvent, void, undefined> {
@@ -258,7 +379,10 @@ class Run {
   }
 
   async *#emit(event: FitEvent): AsyncGenerator<FitEvent, void, undefined> {
-    if (this.options.out !== undefined) await appendLine(join(this.options.out, 'log.jsonl'), JSON.stringify({ time: new Date().toISOString(), ...event }), { durable: false })
+    if (this.options.out !== undefined)
+      await appendLine(join(this.options.out, 'log.jsonl'), JSON.stringify({ time: new Date().toISOString(), ...event }), {
+        durable: false,
+      })
     yield event
   }
 
@@ -279,7 +403,13 @@ class Run {
     return {
       version: 1,
       model: { architecture: model.config.architecture, options: model.config.options, preprocessing: model.config.preprocessing },
-      data: { root: data.root, classes: data.classes, train: data.train.length, validation: data.validation.length, names: names.digest('hex') },
+      data: {
+        root: data.root,
+        classes: data.classes,
+        train: data.train.length,
+        validation: data.validation.length,
+        names: names.digest('hex'),
+      },
       settings: { ...settings, schedule: this.#schedule, ...this.#optimizer.options, augment, average, averageDecay, clipNorm },
     }
   }
@@ -324,7 +454,8 @@ class Speed {
     this.#marks.push({ at: performance.now(), images, wait: waitMs })
     if (this.#marks.length > 50) this.#marks.shift()
     const seconds = (this.#marks.at(-1)!.at - this.#marks[0]!.at) / 1e3
-    const sum = (pick: (mark: { images: number; wait: number }) => number) => this.#marks.slice(1).reduce((total, mark) => total + pick(mark), 0)
+    const sum = (pick: (mark: { images: number; wait: number }) => number) =>
+      this.#marks.slice(1).reduce((total, mark) => total + pick(mark), 0)
     return { imagesPerSecond: sum(({ images: n }) => n) / seconds, waitShare: sum(({ wait }) => wait) / 1e3 / seconds }
   }
 }

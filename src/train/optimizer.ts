@@ -80,7 +80,11 @@ export function sgd(options: SgdOptions = {}): SgdOptimizer {
 
 export function checkRange(subject: string, name: string, value: number, ok: (x: number) => boolean, expected: string): void {
   if (typeof value !== 'number' || !Number.isFinite(value) || !ok(value))
-    throw new SepconvError('ERR_ARGUMENT', `${subject}: ${name} must be a finite number, ${expected}, got ${String(value)}`, { subject: name, expected, given: value })
+    throw new SepconvError('ERR_ARGUMENT', `${subject}: ${name} must be a finite number, ${expected}, got ${String(value)}`, {
+      subject: name,
+      expected,
+      given: value,
+    })
 }
 
 /** `ema`: exponential, with TensorFlow's warm-up; `polyak`: the uniform mean over all steps (Polyak and Juditsky 1992). */

@@ -29,7 +29,10 @@ export interface Schedule {
 export function checkSchedule(schedule: Schedule): void {
   checkOptions('schedule', schedule, ['kind', 'warmup', 'floor', 'factor', 'every', 'staircase'])
   if (!['constant', 'cosine', 'exponential'].includes(schedule.kind))
-    throw new SepconvError('ERR_ARGUMENT', `schedule: kind must be constant, cosine or exponential, got ${String(schedule.kind)}`, { subject: 'kind', given: schedule.kind })
+    throw new SepconvError('ERR_ARGUMENT', `schedule: kind must be constant, cosine or exponential, got ${String(schedule.kind)}`, {
+      subject: 'kind',
+      given: schedule.kind,
+    })
   checkRange('schedule', 'warmup', schedule.warmup ?? 0, (x) => x >= 0, 'at least 0')
   checkRange('schedule', 'floor', schedule.floor ?? 0, (x) => x >= 0 && x <= 1, 'in [0, 1]')
   checkRange('schedule', 'factor', schedule.factor ?? 0.94, (x) => x > 0 && x <= 1, 'in (0, 1]')

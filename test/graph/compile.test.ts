@@ -12,7 +12,9 @@ import { PhiloxStream } from '../../src/ops/philox.js'
 const target: Target = { name: 'cpu', dtypes: ['float32'], panel: 16, fusesSeparable: () => true, workspaceBytes: () => 0 }
 
 const forward = (batch = 1, size = 299): Graph =>
-  trace((graph) => graph.output('y', buildXception({}).forward(graph.input('x', { shape: [batch, size, size, 3], dtype: 'float32' })) as never))
+  trace((graph) =>
+    graph.output('y', buildXception({}).forward(graph.input('x', { shape: [batch, size, size, 3], dtype: 'float32' })) as never),
+  )
 
 const training = (batch: number, size: number): Graph =>
   trace(
@@ -63,7 +65,8 @@ describe('memory plan', () => {
       const { offsets, arenaBytes, lowerBound } = planMemory(buffers)
       for (const [i, a] of buffers.entries())
         for (const [j, b] of buffers.entries())
-          if (i < j && a.from <= b.to && b.from <= a.to) expect(offsets[i]! + a.bytes <= offsets[j]! || offsets[j]! + b.bytes <= offsets[i]!).toBe(true)
+          if (i < j && a.from <= b.to && b.from <= a.to)
+            expect(offsets[i]! + a.bytes <= offsets[j]! || offsets[j]! + b.bytes <= offsets[i]!).toBe(true)
       expect(offsets.every((offset, i) => offset % 64 === 0 && offset + buffers[i]!.bytes <= arenaBytes)).toBe(true)
       expect(arenaBytes).toBeGreaterThanOrEqual(lowerBound)
       expect(arenaBytes).toBeLessThan(lowerBound * 1.35)
@@ -94,6 +97,8 @@ describe('programs', () => {
   })
 
   it('name the layer in shape errors', () => {
-    expect(() => trace((graph) => void buildXception({}).forward(graph.input('x', { shape: [1, 299, 299, 4], dtype: 'float32' })))).toThrow(/xception\.block1\.conv1/)
+    expect(() => trace((graph) => void buildXception({}).forward(graph.input('x', { shape: [1, 299, 299, 4], dtype: 'float32' })))).toThrow(
+      /xception\.block1\.conv1/,
+    )
   })
 })

@@ -54,10 +54,19 @@ describe('Xception as published', () => {
       const network = buildXception({ featuresOnly: true, poolPadding })
       let shapes: Record<string, readonly number[]> = {}
       trace((graph) => {
-        const result = network.forward(graph.input('x', { shape: [1, 299, 299, 3], dtype: 'float32' })) as Record<string, { shape: readonly number[] }>
+        const result = network.forward(graph.input('x', { shape: [1, 299, 299, 3], dtype: 'float32' })) as Record<
+          string,
+          { shape: readonly number[] }
+        >
         shapes = Object.fromEntries(Object.entries(result).map(([name, { shape }]) => [name, shape]))
       })
-      expect(shapes).toEqual({ stride2: [1, 147, 147, 64], stride4: [1, 74, 74, 128], stride8: [1, 37, 37, 256], stride16: [1, 19, 19, 728], stride32: [1, 10, 10, 2048] })
+      expect(shapes).toEqual({
+        stride2: [1, 147, 147, 64],
+        stride4: [1, 74, 74, 128],
+        stride8: [1, 37, 37, 256],
+        stride16: [1, 19, 19, 728],
+        stride32: [1, 10, 10, 2048],
+      })
     }
   })
 
@@ -70,7 +79,9 @@ describe('blocks', () => {
   it('an identity shortcut keeps negatives: with a silent branch the block returns its input', async () => {
     const block = xceptionBlock({ in: 8, out: 8, reps: 3 })
     const executor = openDevice('reference')
-    for (const child of Object.values(block.children)) for (const [name, variable] of Object.entries(child.variables)) if (name === 'gamma' || name === 'beta') writeState(variable, new Float32Array(8), executor)
+    for (const child of Object.values(block.children))
+      for (const [name, variable] of Object.entries(child.variables))
+        if (name === 'gamma' || name === 'beta') writeState(variable, new Float32Array(8), executor)
     const data = Float32Array.from({ length: 5 * 5 * 8 }, (_, i) => Math.sin(i) * 3)
     const x = tensor(data, [1, 5, 5, 8], { device: 'reference' })
     const y = await compile(block, { device: 'reference' })(x)
@@ -81,8 +92,13 @@ describe('blocks', () => {
 describe('models', () => {
   it('are listed and created by name', async () => {
     expect(listModels().map(({ name }) => name)).toContain('xception')
-    await expect(createModel('xceptoin')).rejects.toMatchObject({ code: 'ERR_ARGUMENT', message: expect.stringContaining("Did you mean 'xception'") })
-    await expect(createModel('xception', { clases: 3 })).rejects.toMatchObject({ message: expect.stringContaining("Did you mean 'classes'") })
+    await expect(createModel('xceptoin')).rejects.toMatchObject({
+      code: 'ERR_ARGUMENT',
+      message: expect.stringContaining("Did you mean 'xception'"),
+    })
+    await expect(createModel('xception', { clases: 3 })).rejects.toMatchObject({
+      message: expect.stringContaining("Did you mean 'classes'"),
+    })
     await expect(createModel('xception', { inputSize: 70 })).rejects.toMatchObject({ code: 'ERR_ARGUMENT' })
   })
 

@@ -19,7 +19,8 @@ process.on('exit', () => rmSync(work, { recursive: true, force: true }))
 const bin = path.join(work, 'bin')
 mkdirSync(bin)
 mkdirSync(project)
-for (const command of ['node', 'npm', 'sh', 'env']) symlinkSync(execFileSync('sh', ['-c', `command -v ${command}`], { encoding: 'utf8' }).trim(), path.join(bin, command))
+for (const command of ['node', 'npm', 'sh', 'env'])
+  symlinkSync(execFileSync('sh', ['-c', `command -v ${command}`], { encoding: 'utf8' }).trim(), path.join(bin, command))
 const clean = Object.fromEntries(Object.entries(process.env).filter(([name]) => !/^(npm_|SEPCONV_|CXX$|CC$|NODE_OPTIONS$)/.test(name)))
 const env = { ...clean, PATH: bin }
 
@@ -43,20 +44,38 @@ function runFile(name, source, extra = {}) {
   return { answer: JSON.parse(stdout.trim().split('\n').at(-1)), stderr }
 }
 
-const tarballs = execFileSync(process.execPath, [path.join(root, 'scripts/pack.mjs'), '--out', path.join(work, 'packages')], { encoding: 'utf8', stdio: ['ignore', 'pipe', 'inherit'] })
+const tarballs = execFileSync(process.execPath, [path.join(root, 'scripts/pack.mjs'), '--out', path.join(work, 'packages')], {
+  encoding: 'utf8',
+  stdio: ['ignore', 'pipe', 'inherit'],
+})
   .trim()
   .split('\n')
-check(`two tarballs: ${tarballs.map((file) => path.basename(file)).join(', ')}`, tarballs.length === 2 && tarballs.every((file) => existsSync(file)))
+check(
+  `two tarballs: ${tarballs.map((file) => path.basename(file)).join(', ')}`,
+  tarballs.length === 2 && tarballs.every((file) => existsSync(file)),
+)
 
 writeFileSync(path.join(project, 'package.json'), JSON.stringify({ name: 'user', private: true, version: '1.0.0' }))
-for (const compiler of ['cc', 'g++', 'clang++', 'cmake', 'make', 'python3']) check(`no ${compiler} on the PATH`, run('sh', ['-c', `command -v ${compiler}`]).status !== 0)
+for (const compiler of ['cc', 'g++', 'clang++', 'cmake', 'make', 'python3'])
+  check(`no ${compiler} on the PATH`, run('sh', ['-c', `command -v ${compiler}`]).status !== 0)
 const installed = run('npm', ['install', '--prefer-offline', '--no-audit', '--no-fund', ...tarballs])
 check('npm install of both', installed.status === 0, installed.stderr)
 
 const home = path.join(project, 'node_modules/sepconv')
 check('no binding.gyp at the root of the package', !existsSync(path.join(home, 'binding.gyp')))
-for (const file of ['CMakeLists.txt', 'native/sources.json', 'native/binding.gyp', 'native/addon/addon.cc', 'scripts/sources.mjs', 'dist/cli/main.js']) check(`the package carries ${file}`, existsSync(path.join(home, file)))
-check('the package carries neither build folder nor emulator', !existsSync(path.join(home, 'build')) && !existsSync(path.join(home, 'native/emulator')))
+for (const file of [
+  'CMakeLists.txt',
+  'native/sources.json',
+  'native/binding.gyp',
+  'native/addon/addon.cc',
+  'scripts/sources.mjs',
+  'dist/cli/main.js',
+])
+  check(`the package carries ${file}`, existsSync(path.join(home, file)))
+check(
+  'the package carries neither build folder nor emulator',
+  !existsSync(path.join(home, 'build')) && !existsSync(path.join(home, 'native/emulator')),
+)
 
 const use = `
 const x = tensor(new Float32Array(5 * 5 * 2).fill(1), [1, 5, 5, 2], { device })
@@ -68,11 +87,17 @@ const right = (answer, device) => answer.on === device && answer.first === 9 && 
 const esm = runFile('use.mjs', `import { depthwiseConv2d, devices, tensor } from 'sepconv'\nconst device = 'cpu'\n${use}`).answer
 check(`import: cpu is available (${cpu(esm).isa}, from ${path.relative(project, cpu(esm).source ?? '')})`, cpu(esm).available)
 check('import: a depthwise convolution on cpu', right(esm, 'cpu'), JSON.stringify(esm))
-const cjs = runFile('use.cjs', `const { depthwiseConv2d, devices, tensor } = require('sepconv')\nconst device = 'cpu'\n;(async () => {${use}\n})()`).answer
+const cjs = runFile(
+  'use.cjs',
+  `const { depthwiseConv2d, devices, tensor } = require('sepconv')\nconst device = 'cpu'\n;(async () => {${use}\n})()`,
+).answer
 check('require: the same', right(cjs, 'cpu') && cpu(cjs).available, JSON.stringify(cjs))
 const nn = runFile('nn.mjs', "import * as nn from 'sepconv/nn'\nconsole.log(JSON.stringify(Object.keys(nn)))").answer
 check(`import 'sepconv/nn': ${nn.length} names`, nn.length > 3)
-check('package.json is exported', runFile('version.cjs', "console.log(JSON.stringify(require('sepconv/package.json').version))").answer === version)
+check(
+  'package.json is exported',
+  runFile('version.cjs', "console.log(JSON.stringify(require('sepconv/package.json').version))").answer === version,
+)
 
 const tsc = createRequire(import.meta.url).resolve('typescript/bin/tsc')
 writeFileSync(
@@ -98,19 +123,40 @@ for (const [module, moduleResolution] of [
   ['NodeNext', 'NodeNext'],
   ['ESNext', 'Bundler'],
 ]) {
-  const options = { strict: true, noEmit: true, target: 'ES2022', lib: ['ES2023', 'ESNext.Disposable'], module, moduleResolution, skipLibCheck: false, types: ['node'], typeRoots: [path.join(root, 'node_modules/@types')] }
+  const options = {
+    strict: true,
+    noEmit: true,
+    target: 'ES2022',
+    lib: ['ES2023', 'ESNext.Disposable'],
+    module,
+    moduleResolution,
+    skipLibCheck: false,
+    types: ['node'],
+    typeRoots: [path.join(root, 'node_modules/@types')],
+  }
   writeFileSync(path.join(project, 'tsconfig.json'), JSON.stringify({ compilerOptions: options, files: ['use.ts'] }))
   const { status, stdout } = run(process.execPath, [tsc, '-p', '.'])
   check(`TypeScript with moduleResolution ${moduleResolution}`, status === 0, stdout)
 }
 
 const cli = run(path.join(project, 'node_modules/.bin/sepconv'), ['devices', '--json'])
-check('sepconv devices --json', cli.status === 0 && JSON.parse(cli.stdout).some(({ name, available }) => name === 'cpu' && available), cli.stderr + cli.stdout)
+check(
+  'sepconv devices --json',
+  cli.status === 0 && JSON.parse(cli.stdout).some(({ name, available }) => name === 'cpu' && available),
+  cli.stderr + cli.stdout,
+)
 const build = run(path.join(project, 'node_modules/.bin/sepconv'), ['build'])
-check('sepconv build says that there is no compiler', build.status !== 0 && /compiler/.test(build.stderr) && /cmake/.test(build.stderr), build.stderr + build.stdout)
+check(
+  'sepconv build says that there is no compiler',
+  build.status !== 0 && /compiler/.test(build.stderr) && /cmake/.test(build.stderr),
+  build.stderr + build.stdout,
+)
 
 rmSync(path.join(project, 'node_modules/@sepconv'), { recursive: true })
-const { answer: bare, stderr } = runFile('bare.mjs', `import { depthwiseConv2d, devices, tensor } from 'sepconv'\nconst device = undefined\n${use}`)
+const { answer: bare, stderr } = runFile(
+  'bare.mjs',
+  `import { depthwiseConv2d, devices, tensor } from 'sepconv'\nconst device = undefined\n${use}`,
+)
 check('without the platform package the reference executor serves', right(bare, 'reference') && !cpu(bare).available, JSON.stringify(bare))
 check('... and says so once, with what is missing', stderr.split('SEPCONV_REFERENCE').length === 2 && /@sepconv\//.test(stderr), stderr)
 console.log('installed and used: all checks passed')

@@ -68,19 +68,26 @@ const outputsOf = (kernel: string, inputs: readonly (HostTensor | null)[], attri
   opDefinition(kernel).infer(inputs.map(typeOf), attributes)
 
 export const typeOf = (tensor: HostTensor | null): TensorType | null =>
-  tensor && { shape: tensor.shape, dtype: tensor.data instanceof Int32Array ? 'int32' : tensor.data instanceof Uint8Array ? 'uint8' : 'float32' }
+  tensor && {
+    shape: tensor.shape,
+    dtype: tensor.data instanceof Int32Array ? 'int32' : tensor.data instanceof Uint8Array ? 'uint8' : 'float32',
+  }
 
 /** The reference's outputs of a case. */
 export function reference({ kernel, inputs, attributes }: Case): HostTensor[] {
   const outputs = outputsOf(kernel, inputs, attributes).map(({ shape, dtype }): HostTensor => {
     const length = elements(shape)
-    return { shape, data: dtype === 'int32' ? new Int32Array(length) : dtype === 'uint8' ? new Uint8Array(length) : new Float32Array(length) }
+    return {
+      shape,
+      data: dtype === 'int32' ? new Int32Array(length) : dtype === 'uint8' ? new Uint8Array(length) : new Float32Array(length),
+    }
   })
   opDefinition(kernel).reference({ inputs, outputs, attributes })
   return outputs
 }
 
-const packed = (filter: HostTensor, panel: number): HostTensor => reference({ kernel: 'packFilter', inputs: [filter], attributes: { panel } })[0]!
+const packed = (filter: HostTensor, panel: number): HostTensor =>
+  reference({ kernel: 'packFilter', inputs: [filter], attributes: { panel } })[0]!
 const flat = ({ shape, data }: HostTensor): HostTensor => ({ shape: [data.length / shape.at(-1)!, shape.at(-1)!], data })
 
 /** One maker per kernel; `panel` is the executor's. */
@@ -92,8 +99,22 @@ export const makers = (panel: number): Readonly<Record<string, Maker>> => ({
     const filter = c.float(kh, kw, cin / groups, cout)
     const pack = groups === 1 && panel > 0 && c.pick(true, false)
     return {
-      inputs: [c.float(n, h, w, cin), pack ? packed(flat(filter), panel) : filter, c.maybe(() => c.float(cout)), c.maybe(() => c.float(cout)), c.maybe(() => c.float(n, oh, ow, cout))],
-      attributes: { ...geometry, groups, inputActivation: c.activation(), activation: c.activation(), packed: pack, kernelSize: [kh, kw], cout },
+      inputs: [
+        c.float(n, h, w, cin),
+        pack ? packed(flat(filter), panel) : filter,
+        c.maybe(() => c.float(cout)),
+        c.maybe(() => c.float(cout)),
+        c.maybe(() => c.float(n, oh, ow, cout)),
+      ],
+      attributes: {
+        ...geometry,
+        groups,
+        inputActivation: c.activation(),
+        activation: c.activation(),
+        packed: pack,
+        kernelSize: [kh, kw],
+        cout,
+      },
     }
   },
   conv2dInputGradient(c) {
@@ -101,19 +122,33 @@ export const makers = (panel: number): Readonly<Record<string, Maker>> => ({
     const groups = c.pick(1, 1, 2, 3)
     const [cin, cout] = [groups * c.pick(1, 3, 4, 8), groups * c.pick(1, 2, 5, 8, 19)]
     const inputActivation = c.activation()
-    return { inputs: [c.float(n, oh, ow, cout), c.float(kh, kw, cin / groups, cout), inputActivation === 'none' ? null : c.float(n, h, w, cin)], attributes: { ...geometry, groups, inputActivation, inputSize: [h, w], kernelSize: [kh, kw] } }
+    return {
+      inputs: [c.float(n, oh, ow, cout), c.float(kh, kw, cin / groups, cout), inputActivation === 'none' ? null : c.float(n, h, w, cin)],
+      attributes: { ...geometry, groups, inputActivation, inputSize: [h, w], kernelSize: [kh, kw] },
+    }
   },
   conv2dFilterGradient(c) {
     const { n, h, w, kh, kw, oh, ow, geometry } = c.window()
     const groups = c.pick(1, 1, 2, 3)
     const [cin, cout] = [groups * c.pick(1, 3, 4, 8), groups * c.pick(1, 2, 5, 8, 19)]
-    return { inputs: [c.float(n, h, w, cin), c.float(n, oh, ow, cout)], attributes: { ...geometry, groups, inputActivation: c.activation(), kernelSize: [kh, kw] } }
+    return {
+      inputs: [c.float(n, h, w, cin), c.float(n, oh, ow, cout)],
+      attributes: { ...geometry, groups, inputActivation: c.activation(), kernelSize: [kh, kw] },
+    }
   },
   depthwiseConv2d(c) {
     const { n, h, w, kh, kw, oh, ow, geometry } = c.window()
     const [ch, m] = [c.channels(), c.pick(1, 1, 1, 2, 3)]
     return {
-      inputs: [c.float(n, h, w, ch), c.float(kh, kw, ch, m), c.maybe(() => c.float(ch)), c.maybe(() => c.float(ch)), c.maybe(() => c.float(ch * m)), c.maybe(() => c.float(ch * m)), c.maybe(() => c.float(n, oh, ow, ch * m))],
+      inputs: [
+        c.float(n, h, w, ch),
+        c.float(kh, kw, ch, m),
+        c.maybe(() => c.float(ch)),
+        c.maybe(() => c.float(ch)),
+        c.maybe(() => c.float(ch * m)),
+        c.maybe(() => c.float(ch * m)),
+        c.maybe(() => c.float(n, oh, ow, ch * m)),
+      ],
       attributes: { ...geometry, inputActivation: c.activation(), activation: c.activation() },
     }
   },
@@ -122,12 +157,18 @@ export const makers = (panel: number): Readonly<Record<string, Maker>> => ({
     const [ch, m] = [c.channels(), c.pick(1, 1, 2)]
     const inputActivation = c.activation()
     const x = inputActivation === 'none' ? null : c.float(n, h, w, ch)
-    return { inputs: [c.float(n, oh, ow, ch * m), c.float(kh, kw, ch, m), x, x && c.maybe(() => c.float(ch)), x && c.maybe(() => c.float(ch))], attributes: { ...geometry, inputActivation, inputSize: [h, w] } }
+    return {
+      inputs: [c.float(n, oh, ow, ch * m), c.float(kh, kw, ch, m), x, x && c.maybe(() => c.float(ch)), x && c.maybe(() => c.float(ch))],
+      attributes: { ...geometry, inputActivation, inputSize: [h, w] },
+    }
   },
   depthwiseConv2dFilterGradient(c) {
     const { n, h, w, kh, kw, oh, ow, geometry } = c.window()
     const [ch, m] = [c.channels(), c.pick(1, 1, 2)]
-    return { inputs: [c.float(n, h, w, ch), c.float(n, oh, ow, ch * m), c.maybe(() => c.float(ch)), c.maybe(() => c.float(ch))], attributes: { ...geometry, inputActivation: c.activation(), kernelSize: [kh, kw] } }
+    return {
+      inputs: [c.float(n, h, w, ch), c.float(n, oh, ow, ch * m), c.maybe(() => c.float(ch)), c.maybe(() => c.float(ch))],
+      attributes: { ...geometry, inputActivation: c.activation(), kernelSize: [kh, kw] },
+    }
   },
   pointwiseConv2d(c) {
     const [rows, cin, cout] = [c.whole(1, 130), c.channels(), c.channels()]
@@ -136,14 +177,29 @@ export const makers = (panel: number): Readonly<Record<string, Maker>> => ({
     const statistics = c.pick(true, false, false) && rows > 1
     const residual = statistics ? null : c.maybe(() => c.float(rows, cout))
     return {
-      inputs: [c.float(rows, cin), pack ? packed(filter, panel) : filter, c.maybe(() => c.float(cout)), c.maybe(() => c.float(cout)), residual],
-      attributes: { inputActivation: c.activation(), activation: statistics ? 'none' : c.activation(), packed: pack, cout, ...(statistics && { statistics }) },
+      inputs: [
+        c.float(rows, cin),
+        pack ? packed(filter, panel) : filter,
+        c.maybe(() => c.float(cout)),
+        c.maybe(() => c.float(cout)),
+        residual,
+      ],
+      attributes: {
+        inputActivation: c.activation(),
+        activation: statistics ? 'none' : c.activation(),
+        packed: pack,
+        cout,
+        ...(statistics && { statistics }),
+      },
     }
   },
   pointwiseConv2dInputGradient(c) {
     const [rows, cin, cout] = [c.whole(1, 130), c.channels(), c.channels()]
     const inputActivation = c.activation()
-    return { inputs: [c.float(rows, cout), c.float(cin, cout), inputActivation === 'none' ? null : c.float(rows, cin)], attributes: { inputActivation } }
+    return {
+      inputs: [c.float(rows, cout), c.float(cin, cout), inputActivation === 'none' ? null : c.float(rows, cin)],
+      attributes: { inputActivation },
+    }
   },
   pointwiseConv2dFilterGradient(c) {
     const [rows, cin, cout] = [c.whole(1, 300), c.channels(), c.channels()]
@@ -156,8 +212,25 @@ export const makers = (panel: number): Readonly<Record<string, Maker>> => ({
     const pack = panel > 0 && c.pick(true, false)
     const optional = (size: number) => c.maybe(() => c.float(size))
     return {
-      inputs: [c.float(n, h, w, ch), c.float(kh, kw, ch, m), pack ? packed(pointwise, panel) : pointwise, optional(ch), optional(ch), optional(ch * m), optional(cout), optional(cout), c.maybe(() => c.float(n, oh, ow, cout))],
-      attributes: { ...geometry, inputActivation: c.activation(), intermediateActivation: c.activation(), activation: c.activation(), packed: pack, cout },
+      inputs: [
+        c.float(n, h, w, ch),
+        c.float(kh, kw, ch, m),
+        pack ? packed(pointwise, panel) : pointwise,
+        optional(ch),
+        optional(ch),
+        optional(ch * m),
+        optional(cout),
+        optional(cout),
+        c.maybe(() => c.float(n, oh, ow, cout)),
+      ],
+      attributes: {
+        ...geometry,
+        inputActivation: c.activation(),
+        intermediateActivation: c.activation(),
+        activation: c.activation(),
+        packed: pack,
+        cout,
+      },
     }
   },
   packFilter: (c) => ({ inputs: [c.float(c.whole(1, 70), c.whole(1, 70))], attributes: { panel: panel || 16 } }),
@@ -168,25 +241,77 @@ export const makers = (panel: number): Readonly<Record<string, Maker>> => ({
   },
   scaleShift(c) {
     const [rows, ch] = [c.whole(1, 90), c.channels()]
-    return { inputs: [c.float(rows, ch), c.maybe(() => c.float(ch)), c.maybe(() => c.float(ch)), c.maybe(() => c.float(rows, ch))], attributes: { activation: c.activation() } }
+    return {
+      inputs: [c.float(rows, ch), c.maybe(() => c.float(ch)), c.maybe(() => c.float(ch)), c.maybe(() => c.float(rows, ch))],
+      attributes: { activation: c.activation() },
+    }
   },
   batchNormGradient(c) {
     const [rows, ch] = [c.whole(2, 200), c.channels()]
-    return { inputs: [c.float(rows, ch), c.float(rows, ch), c.float(ch), c.positive(ch), c.maybe(() => c.positive(ch))], attributes: { epsilon: 1e-3 } }
+    return {
+      inputs: [c.float(rows, ch), c.float(rows, ch), c.float(ch), c.positive(ch), c.maybe(() => c.positive(ch))],
+      attributes: { epsilon: 1e-3 },
+    }
   },
   unary(c) {
-    const name = c.pick('relu', 'elu', 'negate', 'exp', 'log', 'sqrt', 'reciprocalSqrt', 'square', 'abs', 'sigmoid', 'tanh', 'reciprocal', 'sign')
-    return { inputs: [/log|sqrt|Sqrt|reciprocal/.test(name) ? c.positive(c.whole(1, 300)) : c.float(c.whole(1, 300))], attributes: { function: name } }
+    const name = c.pick(
+      'relu',
+      'elu',
+      'negate',
+      'exp',
+      'log',
+      'sqrt',
+      'reciprocalSqrt',
+      'square',
+      'abs',
+      'sigmoid',
+      'tanh',
+      'reciprocal',
+      'sign',
+    )
+    return {
+      inputs: [/log|sqrt|Sqrt|reciprocal/.test(name) ? c.positive(c.whole(1, 300)) : c.float(c.whole(1, 300))],
+      attributes: { function: name },
+    }
   },
   unaryGradient(c) {
-    const name = c.pick('relu', 'elu', 'negate', 'exp', 'log', 'sqrt', 'reciprocalSqrt', 'square', 'abs', 'sigmoid', 'tanh', 'reciprocal', 'sign')
+    const name = c.pick(
+      'relu',
+      'elu',
+      'negate',
+      'exp',
+      'log',
+      'sqrt',
+      'reciprocalSqrt',
+      'square',
+      'abs',
+      'sigmoid',
+      'tanh',
+      'reciprocal',
+      'sign',
+    )
     const n = c.whole(1, 300)
     return { inputs: [c.float(n), /log|sqrt|Sqrt|reciprocal/.test(name) ? c.positive(n) : c.float(n)], attributes: { function: name } }
   },
   binary(c) {
     const name = c.pick('add', 'subtract', 'multiply', 'divide', 'maximum', 'minimum', 'power', 'greater', 'greaterEqual', 'equal')
     const [n, h, ch] = [c.whole(1, 4), c.whole(1, 9), c.channels()]
-    const shapes = c.pick([[n, h, ch], [n, h, ch]], [[n, h, ch], [ch]], [[], [n, h, ch]], [[n, 1, ch], [h, 1]], [[n, h, ch], [n, h, 1]])
+    const shapes = c.pick(
+      [
+        [n, h, ch],
+        [n, h, ch],
+      ],
+      [[n, h, ch], [ch]],
+      [[], [n, h, ch]],
+      [
+        [n, 1, ch],
+        [h, 1],
+      ],
+      [
+        [n, h, ch],
+        [n, h, 1],
+      ],
+    )
     const make = (shape: number[]) => (name === 'power' || name === 'divide' ? c.positive(...shape) : c.float(...shape))
     return { inputs: shapes.map((shape) => make(shape as number[])), attributes: { function: name } }
   },
@@ -203,30 +328,60 @@ export const makers = (panel: number): Readonly<Record<string, Maker>> => ({
       { inputs: [c.ints(1000, n)], attributes: { dtype: 'float32', scale: 1, offset: 0 } },
     )
   },
-  dropout: (c) => ({ inputs: [c.float(c.whole(1, 4), c.whole(1, 50)), { shape: [2], data: Int32Array.of(c.whole(-5, 5), c.whole(0, 3)) }], attributes: { rate: c.pick(0, 0.1, 0.5, 0.9), seed: c.whole(0, 9), stream: c.whole(0, 9) } }),
+  dropout: (c) => ({
+    inputs: [c.float(c.whole(1, 4), c.whole(1, 50)), { shape: [2], data: Int32Array.of(c.whole(-5, 5), c.whole(0, 3)) }],
+    attributes: { rate: c.pick(0, 0.1, 0.5, 0.9), seed: c.whole(0, 9), stream: c.whole(0, 9) },
+  }),
   maxPool2d(c) {
     const { n, h, w, kh, kw, oh, ow, geometry } = c.window()
     if (String(geometry.dilations) !== '1,1' || geometry.padding.some((p, i) => p >= (i < 2 ? kh : kw))) return makers(panel).maxPool2d!(c)
     const ch = c.channels()
-    return { inputs: [c.float(n, h, w, ch), c.maybe(() => c.float(n, oh, ow, ch))], attributes: { windowSize: [kh, kw], strides: geometry.strides, padding: geometry.padding } }
+    return {
+      inputs: [c.float(n, h, w, ch), c.maybe(() => c.float(n, oh, ow, ch))],
+      attributes: { windowSize: [kh, kw], strides: geometry.strides, padding: geometry.padding },
+    }
   },
   maxPool2dGradient(c) {
     const { n, h, w, kh, kw, oh, ow, geometry } = c.window()
-    if (String(geometry.dilations) !== '1,1' || geometry.padding.some((p, i) => p >= (i < 2 ? kh : kw))) return makers(panel).maxPool2dGradient!(c)
+    if (String(geometry.dilations) !== '1,1' || geometry.padding.some((p, i) => p >= (i < 2 ? kh : kw)))
+      return makers(panel).maxPool2dGradient!(c)
     const ch = c.channels()
-    return { inputs: [c.float(n, oh, ow, ch), c.float(n, h, w, ch)], attributes: { windowSize: [kh, kw], strides: geometry.strides, padding: geometry.padding } }
+    return {
+      inputs: [c.float(n, oh, ow, ch), c.float(n, h, w, ch)],
+      attributes: { windowSize: [kh, kw], strides: geometry.strides, padding: geometry.padding },
+    }
   },
   avgPool2d(c) {
     const { n, h, w, kh, kw, geometry } = c.window()
     if (String(geometry.dilations) !== '1,1' || geometry.padding.some((p, i) => p >= (i < 2 ? kh : kw))) return makers(panel).avgPool2d!(c)
-    return { inputs: [c.float(n, h, w, c.channels())], attributes: { windowSize: [kh, kw], strides: geometry.strides, padding: geometry.padding, countPadding: c.pick(true, false) } }
+    return {
+      inputs: [c.float(n, h, w, c.channels())],
+      attributes: { windowSize: [kh, kw], strides: geometry.strides, padding: geometry.padding, countPadding: c.pick(true, false) },
+    }
   },
   avgPool2dGradient(c) {
     const { n, h, w, kh, kw, oh, ow, geometry } = c.window()
-    if (String(geometry.dilations) !== '1,1' || geometry.padding.some((p, i) => p >= (i < 2 ? kh : kw))) return makers(panel).avgPool2dGradient!(c)
-    return { inputs: [c.float(n, oh, ow, c.channels())], attributes: { windowSize: [kh, kw], strides: geometry.strides, padding: geometry.padding, countPadding: c.pick(true, false), inputSize: [h, w] } }
+    if (String(geometry.dilations) !== '1,1' || geometry.padding.some((p, i) => p >= (i < 2 ? kh : kw)))
+      return makers(panel).avgPool2dGradient!(c)
+    return {
+      inputs: [c.float(n, oh, ow, c.channels())],
+      attributes: {
+        windowSize: [kh, kw],
+        strides: geometry.strides,
+        padding: geometry.padding,
+        countPadding: c.pick(true, false),
+        inputSize: [h, w],
+      },
+    }
   },
-  reduce: (c) => ({ inputs: [c.float(c.whole(1, 5), c.whole(1, 6), c.whole(1, 7), c.channels())], attributes: { function: c.pick('sum', 'mean', 'max', 'min'), axes: c.pick([1, 2], [0, 1, 2], [3], [0, 1, 2, 3], [0, 2], [1, 3]), keepDims: c.pick(true, false) } }),
+  reduce: (c) => ({
+    inputs: [c.float(c.whole(1, 5), c.whole(1, 6), c.whole(1, 7), c.channels())],
+    attributes: {
+      function: c.pick('sum', 'mean', 'max', 'min'),
+      axes: c.pick([1, 2], [0, 1, 2], [3], [0, 1, 2, 3], [0, 2], [1, 3]),
+      keepDims: c.pick(true, false),
+    },
+  }),
   softmax: (c) => ({ inputs: [c.float(c.whole(1, 9), c.whole(1, 70))], attributes: {} }),
   softmaxGradient(c) {
     const [n, k] = [c.whole(1, 9), c.whole(1, 70)]
@@ -252,9 +407,18 @@ export const makers = (panel: number): Readonly<Record<string, Maker>> => ({
     const [n, h] = [c.whole(1, 3), c.whole(1, 5)]
     return { inputs: [c.float(n, h, c.channels()), c.float(n, h, c.channels()), c.float(n, h, 1)], attributes: { axis: 2 } }
   },
-  slice: (c) => ({ inputs: [c.pick(c.float(4, 7, 9), c.bytes(4, 7, 9))], attributes: { begin: [c.whole(0, 1), 1, c.whole(0, 3)], size: [2, 3, 3], strides: [1, c.whole(1, 2), c.whole(1, 2)] } }),
-  pad: (c) => ({ inputs: [c.float(c.whole(1, 4), c.whole(1, 5), c.channels())], attributes: { before: [0, c.whole(0, 3), 1], after: [1, 0, c.whole(0, 2)], value: c.pick(0, 2.5) } }),
-  transpose: (c) => ({ inputs: [c.pick(c.float(2, c.whole(1, 9), c.whole(1, 9), c.channels()), c.bytes(2, 5, 6, 3))], attributes: { permutation: c.pick([0, 2, 3, 1], [0, 3, 1, 2], [3, 2, 1, 0], [1, 0, 2, 3]) } }),
+  slice: (c) => ({
+    inputs: [c.pick(c.float(4, 7, 9), c.bytes(4, 7, 9))],
+    attributes: { begin: [c.whole(0, 1), 1, c.whole(0, 3)], size: [2, 3, 3], strides: [1, c.whole(1, 2), c.whole(1, 2)] },
+  }),
+  pad: (c) => ({
+    inputs: [c.float(c.whole(1, 4), c.whole(1, 5), c.channels())],
+    attributes: { before: [0, c.whole(0, 3), 1], after: [1, 0, c.whole(0, 2)], value: c.pick(0, 2.5) },
+  }),
+  transpose: (c) => ({
+    inputs: [c.pick(c.float(2, c.whole(1, 9), c.whole(1, 9), c.channels()), c.bytes(2, 5, 6, 3))],
+    attributes: { permutation: c.pick([0, 2, 3, 1], [0, 3, 1, 2], [3, 2, 1, 0], [1, 0, 2, 3]) },
+  }),
   broadcastTo(c) {
     const [h, ch] = [c.whole(1, 9), c.channels()]
     return { inputs: [c.pick(c.float(), c.float(ch), c.float(h, 1))], attributes: { shape: [3, h, ch] } }
@@ -269,11 +433,17 @@ export const makers = (panel: number): Readonly<Record<string, Maker>> => ({
   sgdUpdate(c) {
     const [a, b] = [c.whole(1, 300), c.whole(1, 40)]
     const scalar = (x: number): HostTensor => ({ shape: [], data: Float32Array.of(x) })
-    return { inputs: [scalar(0.1), scalar(c.whole(0, 1)), scalar(0.5), c.float(a), c.float(a), c.float(a), c.float(b), c.float(b), c.float(b)], attributes: { momentum: 0.9, nesterov: c.pick(true, false), weightDecay: [0.01, 0] } }
+    return {
+      inputs: [scalar(0.1), scalar(c.whole(0, 1)), scalar(0.5), c.float(a), c.float(a), c.float(a), c.float(b), c.float(b), c.float(b)],
+      attributes: { momentum: 0.9, nesterov: c.pick(true, false), weightDecay: [0.01, 0] },
+    }
   },
   averageUpdate(c) {
     const [a, b] = [c.whole(1, 300), c.whole(1, 40)]
     const scalar = (x: number): HostTensor => ({ shape: [], data: Float32Array.of(x) })
-    return { inputs: [scalar(0.99), scalar(c.whole(0, 1)), c.float(a), c.float(a), c.float(b), c.float(b)], attributes: { factor: [1, 1.5] } }
+    return {
+      inputs: [scalar(0.99), scalar(c.whole(0, 1)), c.float(a), c.float(a), c.float(b), c.float(b)],
+      attributes: { factor: [1, 1.5] },
+    }
   },
 })

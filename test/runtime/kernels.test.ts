@@ -18,7 +18,11 @@ const NEVER_EXECUTED = new Set(['batchNorm', 'reshape'])
 describe.skipIf(!cpu.available)('CPU kernels against the reference', () => {
   it('covers every op', () => {
     const covered = new Set(Object.keys(makers(16)))
-    expect(opDefinitions().map(({ name }) => name).filter((name) => !covered.has(name) && !NEVER_EXECUTED.has(name))).toEqual([])
+    expect(
+      opDefinitions()
+        .map(({ name }) => name)
+        .filter((name) => !covered.has(name) && !NEVER_EXECUTED.has(name)),
+    ).toEqual([])
   })
 
   describe.each(sets)('%s', (isa) => {
@@ -33,7 +37,10 @@ describe.skipIf(!cpu.available)('CPU kernels against the reference', () => {
         const actual = runCall(executor, { ...made, scope: kernel, inputs: [], outputs: [] }, given, expected)
         expected.forEach((output, i) => {
           const error = relativeError(actual[i]!, output.data)
-          expect(error, `${kernel} round ${round} output ${i}: ${JSON.stringify({ shapes: made.inputs.map((x) => x?.shape ?? null), attributes: made.attributes })}`).toBeLessThanOrEqual(TOLERANCE)
+          expect(
+            error,
+            `${kernel} round ${round} output ${i}: ${JSON.stringify({ shapes: made.inputs.map((x) => x?.shape ?? null), attributes: made.attributes })}`,
+          ).toBeLessThanOrEqual(TOLERANCE)
         })
       }
     })

@@ -17,27 +17,69 @@ if (!native.addon) console.warn(`native executor tests do not run: ${JSON.string
 
 // ---- programs by hand
 
-const float32 = (place: ProgramBuffer['place'], shape: number[], extra: Partial<ProgramBuffer> = {}): ProgramBuffer => ({ place, dtype: 'float32', shape, bytes: 4 * shape.reduce((a, b) => a * b, 1), ...extra })
-const call = (kernel: string, inputs: (number | null)[], outputs: number[], attributes: Attributes = {}, extra: Partial<Call> = {}): Call => ({ kernel, inputs, outputs, attributes, scope: '', ...extra })
+const float32 = (place: ProgramBuffer['place'], shape: number[], extra: Partial<ProgramBuffer> = {}): ProgramBuffer => ({
+  place,
+  dtype: 'float32',
+  shape,
+  bytes: 4 * shape.reduce((a, b) => a * b, 1),
+  ...extra,
+})
+const call = (
+  kernel: string,
+  inputs: (number | null)[],
+  outputs: number[],
+  attributes: Attributes = {},
+  extra: Partial<Call> = {},
+): Call => ({ kernel, inputs, outputs, attributes, scope: '', ...extra })
 
 function program(buffers: ProgramBuffer[], calls: Call[], extra: Partial<Program> = {}): Program {
   const at = (place: string) => buffers.flatMap((buffer, i) => (buffer.place === place && buffer.view === undefined ? [i] : []))
   const arenaBytes = Math.max(0, ...buffers.map((buffer) => (buffer.place === 'arena' ? buffer.offset! + buffer.bytes : 0)))
-  return { format: 'sepconv-program', version: 1, target: 'cpu', buffers, calls, inputs: at('input'), outputs: at('output'), arenaBytes, updateStart: calls.length, ...extra }
+  return {
+    format: 'sepconv-program',
+    version: 1,
+    target: 'cpu',
+    buffers,
+    calls,
+    inputs: at('input'),
+    outputs: at('output'),
+    arenaBytes,
+    updateStart: calls.length,
+    ...extra,
+  }
 }
 
 /** y = x + w for a state w. */
-const sum = (n: number) => program([float32('input', [n]), float32('state', [n], { name: 'w' }), float32('output', [n])], [call('binary', [0, 1], [2], { function: 'add' })])
+const sum = (n: number) =>
+  program(
+    [float32('input', [n]), float32('state', [n], { name: 'w' }), float32('output', [n])],
+    [call('binary', [0, 1], [2], { function: 'add' })],
+  )
 
 /** s = s (function) constant, in place. */
 const step = (fn: string, value: number) =>
-  program([float32('state', [1], { name: 's' }), float32('constant', [1], { data: Buffer.from(new Float32Array([value]).buffer).toString('base64') })], [call('binary', [0, 1], [0], { function: fn })], { updateStart: 0 })
+  program(
+    [
+      float32('state', [1], { name: 's' }),
+      float32('constant', [1], { data: Buffer.from(new Float32Array([value]).buffer).toString('base64') }),
+    ],
+    [call('binary', [0, 1], [0], { function: fn })],
+    { updateStart: 0 },
+  )
 
 /** Many additions over `n` elements in the arena, then s = s + 1: long enough to be interrupted. */
 const long = (n: number, calls: number) =>
   program(
-    [float32('arena', [n], { offset: 0 }), float32('arena', [n], { offset: 4 * n }), float32('state', [1], { name: 's' }), float32('constant', [1], { data: Buffer.from(new Float32Array([1]).buffer).toString('base64') })],
-    [...Array.from({ length: calls }, () => call('binary', [0, 1], [0], { function: 'add' })), call('binary', [2, 3], [2], { function: 'add' })],
+    [
+      float32('arena', [n], { offset: 0 }),
+      float32('arena', [n], { offset: 4 * n }),
+      float32('state', [1], { name: 's' }),
+      float32('constant', [1], { data: Buffer.from(new Float32Array([1]).buffer).toString('base64') }),
+    ],
+    [
+      ...Array.from({ length: calls }, () => call('binary', [0, 1], [0], { function: 'add' })),
+      call('binary', [2, 3], [2], { function: 'add' }),
+    ],
     { updateStart: calls },
   )
 
@@ -99,16 +141,30 @@ describe.skipIf(!native.addon)('native cpu executor', () => {
     const executor = new NativeCpuExecutor({ threads: 1 })
     // y[3] = sum over the rows of x seen as [4, 3]; then z = y * 1 without shift or residual.
     const reduce = call('reduce', [1], [3], { function: 'sum', axes: [0], keepDims: false })
-    const bytes = executor.target.workspaceBytes('reduce', [{ dtype: 'float32', shape: [4, 3] }], [{ dtype: 'float32', shape: [3] }], reduce.attributes)
+    const bytes = executor.target.workspaceBytes(
+      'reduce',
+      [{ dtype: 'float32', shape: [4, 3] }],
+      [{ dtype: 'float32', shape: [3] }],
+      reduce.attributes,
+    )
     const given = { ...reduce, workspace: { offset: 64, bytes } }
     const loaded = executor.load(
       program(
-        [float32('input', [12]), float32('input', [4, 3], { view: 0 }), float32('state', [3], { name: 'scale' }), float32('arena', [3], { offset: 0 }), float32('output', [3])],
+        [
+          float32('input', [12]),
+          float32('input', [4, 3], { view: 0 }),
+          float32('state', [3], { name: 'scale' }),
+          float32('arena', [3], { offset: 0 }),
+          float32('output', [3]),
+        ],
         [given, call('scaleShift', [3, 2, null, null], [4], { activation: 'none' })],
         { arenaBytes: 64 + bytes },
       ),
     )
-    const x = upload(executor, Array.from({ length: 16 }, (_, i) => i))
+    const x = upload(
+      executor,
+      Array.from({ length: 16 }, (_, i) => i),
+    )
     const scale = upload(executor, [0, 0, 1, 2, 3])
     const y = executor.allocate(32)
     loaded.bind(2, { memory: scale, offset: 8 })
@@ -226,7 +282,11 @@ describe.skipIf(!native.addon)('native cpu executor', () => {
       const loaded = executor.load(
         program(
           [float32('input', [rows, n]), float32('arena', [rows, n], { offset: 0 }), float32('output', [n]), float32('output', [rows, n])],
-          [call('unary', [0], [1], { function: 'tanh' }), call('reduce', [1], [2], attributes, { workspace: { offset: Math.ceil((rows * n * 4) / 64) * 64, bytes } }), call('softmax', [1], [3])],
+          [
+            call('unary', [0], [1], { function: 'tanh' }),
+            call('reduce', [1], [2], attributes, { workspace: { offset: Math.ceil((rows * n * 4) / 64) * 64, bytes } }),
+            call('softmax', [1], [3]),
+          ],
           { arenaBytes: Math.ceil((rows * n * 4) / 64) * 64 + bytes },
         ),
       )
@@ -383,7 +443,15 @@ describe.skipIf(!native.addon)('native cpu executor', () => {
       program.bind(2, state, 0)
       program.run([], [], [], []).then(() => { const bytes = new Uint8Array(4); executor.read(state, 0, bytes); parentPort.postMessage(new Float32Array(bytes.buffer)[0]) })
       parentPort.postMessage('started')`
-    const data = (calls: Program) => ({ file: native.source, program: { ...calls, buffers: calls.buffers.map((buffer) => (buffer.data ? { ...buffer, data: new Uint8Array(Buffer.from(buffer.data, 'base64')) } : buffer)) } })
+    const data = (calls: Program) => ({
+      file: native.source,
+      program: {
+        ...calls,
+        buffers: calls.buffers.map((buffer) =>
+          buffer.data ? { ...buffer, data: new Uint8Array(Buffer.from(buffer.data, 'base64')) } : buffer,
+        ),
+      },
+    })
     const messages = (worker: Worker, count: number) =>
       new Promise<unknown[]>((resolve, reject) => {
         const seen: unknown[] = []
@@ -426,7 +494,8 @@ describe('finding the addon', () => {
   }
 
   test('says why there is none', async () => {
-    for (const info of await attempt('/nonexistent/sepconv.node')) expect(info).toMatchObject({ available: false, code: 'no-binary', reason: expect.stringContaining('/nonexistent/sepconv.node') })
+    for (const info of await attempt('/nonexistent/sepconv.node'))
+      expect(info).toMatchObject({ available: false, code: 'no-binary', reason: expect.stringContaining('/nonexistent/sepconv.node') })
     expect((await attempt('none'))[0]!.reason).toContain('SEPCONV_NATIVE')
   })
 

@@ -36,7 +36,16 @@ async function train(options: Partial<FitOptions>, onEvent: (event: FitEvent) =>
 describe('fit', () => {
   it('stopped and resumed ends with the bits of an uninterrupted run, best weights included', async () => {
     const whole = await train({ out: join(folder, 'whole') })
-    expect(whole.events.map(({ type }) => type).filter((type) => type !== 'step')).toEqual(['start', 'evaluating', 'epoch', 'checkpoint', 'evaluating', 'epoch', 'checkpoint', 'done'])
+    expect(whole.events.map(({ type }) => type).filter((type) => type !== 'step')).toEqual([
+      'start',
+      'evaluating',
+      'epoch',
+      'checkpoint',
+      'evaluating',
+      'epoch',
+      'checkpoint',
+      'done',
+    ])
 
     const out = join(folder, 'halves')
     const stop = new AbortController()
@@ -46,7 +55,8 @@ describe('fit', () => {
     expect(second.events[0]).toMatchObject({ type: 'start', step: 3 })
     expect(second.weights).toEqual(whole.weights)
     expect(await readFile(join(out, 'best.safetensors'))).toEqual(await readFile(join(folder, 'whole', 'best.safetensors')))
-    const epochs = (events: FitEvent[]) => events.flatMap((event) => (event.type === 'epoch' ? [{ epoch: event.epoch, loss: event.loss, validation: event.validation }] : []))
+    const epochs = (events: FitEvent[]) =>
+      events.flatMap((event) => (event.type === 'epoch' ? [{ epoch: event.epoch, loss: event.loss, validation: event.validation }] : []))
     expect(epochs(second.events)).toEqual(epochs(whole.events))
   }, 240_000)
 
@@ -57,15 +67,24 @@ describe('fit', () => {
     expect(model.labels).toEqual(data.classes)
     expect(model.config.options).toMatchObject({ width: 0.04, inputSize: 71 })
     model.dispose()
-    const log = (await readFile(join(out, 'log.jsonl'), 'utf8')).trim().split('\n').map((line) => JSON.parse(line) as FitEvent)
+    const log = (await readFile(join(out, 'log.jsonl'), 'utf8'))
+      .trim()
+      .split('\n')
+      .map((line) => JSON.parse(line) as FitEvent)
     expect(log.at(-1)!.type).toBe('done')
     await expect(train({ out })).rejects.toMatchObject({ code: 'ERR_FILE' })
-    await expect(train({ out, resume: true, rate: 0.01 })).rejects.toMatchObject({ code: 'ERR_ARGUMENT', message: expect.stringContaining('rate was 0.05, is 0.01') })
+    await expect(train({ out, resume: true, rate: 0.01 })).rejects.toMatchObject({
+      code: 'ERR_ARGUMENT',
+      message: expect.stringContaining('rate was 0.05, is 0.01'),
+    })
   }, 240_000)
 
   it('stops when the loss is not finite, leaving weights and checkpoint as they were', async () => {
     const out = join(folder, 'diverged')
-    await expect(train({ out, rate: 1e30, schedule: { kind: 'constant' }, average: 'none' })).rejects.toMatchObject({ code: 'ERR_DIVERGED', message: expect.stringContaining('lower rate') })
+    await expect(train({ out, rate: 1e30, schedule: { kind: 'constant' }, average: 'none' })).rejects.toMatchObject({
+      code: 'ERR_DIVERGED',
+      message: expect.stringContaining('lower rate'),
+    })
     expect(existsSync(join(out, 'config.json'))).toBe(true)
   }, 120_000)
 
@@ -86,7 +105,9 @@ describe('schedules', () => {
   })
 
   it('warms up linearly and never turns negative', () => {
-    const rates = Array.from({ length: 100 }, (_, step) => rateAt(1, { kind: 'cosine', warmup: 1 }, { step, stepsPerEpoch: 10, epochs: 10 }))
+    const rates = Array.from({ length: 100 }, (_, step) =>
+      rateAt(1, { kind: 'cosine', warmup: 1 }, { step, stepsPerEpoch: 10, epochs: 10 }),
+    )
     expect(rates.slice(0, 10)).toEqual([...rates.slice(0, 10)].sort((a, b) => a - b))
     expect(rates.slice(10)).toEqual([...rates.slice(10)].sort((a, b) => b - a))
     expect(Math.min(...rates)).toBeGreaterThan(0)

@@ -1,6 +1,7 @@
-// conv2d x[n, h, w, cin], filter[kh, kw, cin / groups, cout] -> y[n, oh, ow, cout] and its gradients, for any kernel, stride, dilation,
-// padding and number of groups. A 1x1 kernel at stride 1 is the pointwise product. One channel per group, and groups too narrow for a
-// vector, are depthwise convolutions (grouped.h). All others are TapConvolution's products, or FilterGradient's.
+// conv2d x[n, h, w, cin], filter[kh, kw, cin / groups, cout] -> y[n, oh, ow, cout] and its gradients, for any kernel,
+// stride, dilation, padding and number of groups. A 1x1 kernel at stride 1 is the pointwise product. One channel per
+// group, and groups too narrow for a vector, are depthwise convolutions (grouped.h). All others are TapConvolution's
+// products, or FilterGradient's.
 #include <algorithm>
 
 #include "checks.h"
@@ -37,7 +38,9 @@ CallDescription pointwiseCall(const CallDescription& call, const char* kernel) {
 int64_t checkedGroups(const CallDescription& call, int64_t cin, int64_t cout) {
   const int64_t groups = call.attributes.integer("groups", 1);
   if (groups < 1 || cin % groups || cout % groups)
-    fail(call, "ERR_SHAPE", "groups: " + std::to_string(groups) + " does not divide cin = " + std::to_string(cin) + " and cout = " + std::to_string(cout));
+    fail(call, "ERR_SHAPE",
+         "groups: " + std::to_string(groups) + " does not divide cin = " + std::to_string(cin) +
+             " and cout = " + std::to_string(cout));
   return groups;
 }
 
@@ -48,16 +51,18 @@ class Conv2d final : public Kernel {
     const TensorType& y = call.outputs[0];
     cout_ = y.dim(3);
     const std::vector<int64_t> shape = {g.kernelHeight, g.kernelWidth, x.dim(3) / groups, cout_};
-    if (groups > 1 && call.attributes.flag("packed")) fail(call, "ERR_ARGUMENT", "packed: a packed filter has one group, got " + std::to_string(groups));
+    if (groups > 1 && call.attributes.flag("packed"))
+      fail(call, "ERR_ARGUMENT", "packed: a packed filter has one group, got " + std::to_string(groups));
     filter_ = FilterInput(call, 1, gemm_, shape);
     epilogue_ = EpilogueInputs(call, 2, cout_, y);
     TapPhase phase{{}, {}, 0, 0, g.outHeight, g.outWidth};
     for (int64_t i = 0; i < g.kernelHeight; ++i) phase.dy.push_back(i * g.dilationHeight - g.top);
     for (int64_t j = 0; j < g.kernelWidth; ++j) phase.dx.push_back(j * g.dilationWidth - g.left);
-    product_ = TapConvolution(gemm_,
-                              {g.batch, g.height, g.width, x.dim(3), g.outHeight, g.outWidth, cout_, groups, g.strideHeight, g.strideWidth, 1, 1,
-                               activationValue(activation(call.attributes, "inputActivation"))},
-                              {phase});
+    product_ =
+        TapConvolution(gemm_,
+                       {g.batch, g.height, g.width, x.dim(3), g.outHeight, g.outWidth, cout_, groups, g.strideHeight,
+                        g.strideWidth, 1, 1, activationValue(activation(call.attributes, "inputActivation"))},
+                       {phase});
   }
 
   size_t workspaceBytes() const override {
@@ -76,8 +81,8 @@ class Conv2d final : public Kernel {
     const float* filter = arguments.input(1);
     arguments.pool.run(groups_ * panels.count(), [&](int64_t unit, int) {
       const int64_t group = unit / panels.count(), column = unit % panels.count() * panels.panel;
-      gemm_.packColumns(filter + group * panels.n + column, cout_, panels.k, std::min(panels.panel, panels.n - column), panels.panel,
-                        activationValue(Activation::none), packed + unit * panels.k * panels.panel);
+      gemm_.packColumns(filter + group * panels.n + column, cout_, panels.k, std::min(panels.panel, panels.n - column),
+                        panels.panel, activationValue(Activation::none), packed + unit * panels.k * panels.panel);
     });
     return packed;
   }
@@ -90,8 +95,9 @@ class Conv2d final : public Kernel {
   TapConvolution product_;
 };
 
-// Input pixel y gets what output pixel (y + top - i * dilation) / stride multiplied by tap i, where that is whole. Input pixels with the
-// same remainder by the stride share their taps: one phase each, in which output pixels are next to each other again.
+// Input pixel y gets what output pixel (y + top - i * dilation) / stride multiplied by tap i, where that is whole.
+// Input pixels with the same remainder by the stride share their taps: one phase each, in which output pixels are next
+// to each other again.
 struct PhaseTaps {
   std::vector<int64_t> offsets, taps;  // of the gradient's pixels, ascending; of the kernel
 };
@@ -109,7 +115,8 @@ PhaseTaps phaseTaps(int64_t remainder, int64_t before, int64_t kernel, int64_t d
 
 class Conv2dInputGradient final : public Kernel {
  public:
-  Conv2dInputGradient(const CallDescription& call, const Geometry& g, int64_t groups) : gemm_(simd().gemm), groups_(groups) {
+  Conv2dInputGradient(const CallDescription& call, const Geometry& g, int64_t groups)
+      : gemm_(simd().gemm), groups_(groups) {
     const TensorType& dx = call.outputs[0];
     cin_ = dx.dim(3);
     cout_ = call.input(0).dim(3);
@@ -119,14 +126,15 @@ class Conv2dInputGradient final : public Kernel {
       for (int64_t x = 0; x < std::min(g.strideWidth, g.width); ++x) {
         PhaseTaps rows = phaseTaps(y, g.top, g.kernelHeight, g.dilationHeight, g.strideHeight);
         PhaseTaps columns = phaseTaps(x, g.left, g.kernelWidth, g.dilationWidth, g.strideWidth);
-        phases.push_back({rows.offsets, columns.offsets, y, x, quotientUp(g.height - y, g.strideHeight), quotientUp(g.width - x, g.strideWidth)});
+        phases.push_back({rows.offsets, columns.offsets, y, x, quotientUp(g.height - y, g.strideHeight),
+                          quotientUp(g.width - x, g.strideWidth)});
         taps_.emplace_back();
         for (int64_t i : rows.taps)
           for (int64_t j : columns.taps) taps_.back().push_back(i * g.kernelWidth + j);
       }
     product_ = TapConvolution(gemm_,
-                              {g.batch, g.outHeight, g.outWidth, cout_, g.height, g.width, cin_, groups, 1, 1, g.strideHeight, g.strideWidth,
-                               activationValue(Activation::none)},
+                              {g.batch, g.outHeight, g.outWidth, cout_, g.height, g.width, cin_, groups, 1, 1,
+                               g.strideHeight, g.strideWidth, activationValue(Activation::none)},
                               std::move(phases));
   }
 
@@ -142,7 +150,8 @@ class Conv2dInputGradient final : public Kernel {
       const int64_t unit = task % (groups_ * panels), group = unit / panels, column = unit % panels * gemm_.panel;
       float* target = packed + product_.phaseOffset(phase) + unit * product_.groupPanels(phase).k * gemm_.panel;
       for (int64_t tap : taps_[phase]) {
-        gemm_.packTransposed(filter + (tap * channels + column) * cout_ + group * targets, cout_, targets, std::min<int64_t>(gemm_.panel, channels - column), target);
+        gemm_.packTransposed(filter + (tap * channels + column) * cout_ + group * targets, cout_, targets,
+                             std::min<int64_t>(gemm_.panel, channels - column), target);
         target += targets * gemm_.panel;
       }
     });
@@ -161,10 +170,12 @@ class Conv2dInputGradient final : public Kernel {
 class Conv2dFilterGradient final : public Kernel {
  public:
   Conv2dFilterGradient(const CallDescription& call, const Geometry& geometry, int64_t groups)
-      : product_(simd().gemm, geometry, call.input(0).dim(3), call.input(1).dim(3), groups, activation(call.attributes, "inputActivation")) {}
+      : product_(simd().gemm, geometry, call.input(0).dim(3), call.input(1).dim(3), groups,
+                 activation(call.attributes, "inputActivation")) {}
   size_t workspaceBytes() const override { return product_.workspaceBytes(); }
   void run(const Arguments& arguments) const override {
-    product_.run(arguments.pool, arguments.input(0), arguments.input(1), arguments.output(), static_cast<float*>(arguments.workspace));
+    product_.run(arguments.pool, arguments.input(0), arguments.input(1), arguments.output(),
+                 static_cast<float*>(arguments.workspace));
   }
 
  private:
@@ -199,11 +210,15 @@ std::unique_ptr<Kernel> makeConv2dInputGradient(const CallDescription& call) {
   expectRank4(call, "gradient", gradient);
   expectRank4(call, "dx", dx);
   const int64_t groups = checkedGroups(call, dx.dim(3), gradient.dim(3));
-  if (filter.rank() != 4) fail(call, "ERR_SHAPE", "filter: expected [kh, kw, cin / groups, cout], got " + formatType(filter));
-  expectType(call, "filter", filter, {DType::float32, {filter.dim(0), filter.dim(1), dx.dim(3) / groups, gradient.dim(3)}});
+  if (filter.rank() != 4)
+    fail(call, "ERR_SHAPE", "filter: expected [kh, kw, cin / groups, cout], got " + formatType(filter));
+  expectType(call, "filter", filter,
+             {DType::float32, {filter.dim(0), filter.dim(1), dx.dim(3) / groups, gradient.dim(3)}});
   const Geometry geometry = convolutionGeometry(call, dx, gradient, filter.dim(0), filter.dim(1));
-  if (isPointwise(call, filter.dim(0), filter.dim(1), groups)) return makePointwiseInputGradient(pointwiseCall(call, "pointwiseConv2dInputGradient"));
-  if (prefersDepthwise(dx.dim(3) / groups, dx.dim(3) / groups, groups)) return makeGroupedInputGradient(call, geometry, groups);
+  if (isPointwise(call, filter.dim(0), filter.dim(1), groups))
+    return makePointwiseInputGradient(pointwiseCall(call, "pointwiseConv2dInputGradient"));
+  if (prefersDepthwise(dx.dim(3) / groups, dx.dim(3) / groups, groups))
+    return makeGroupedInputGradient(call, geometry, groups);
   return std::make_unique<Conv2dInputGradient>(call, geometry, groups);
 }
 
@@ -217,10 +232,13 @@ std::unique_ptr<Kernel> makeConv2dFilterGradient(const CallDescription& call) {
   expectRank4(call, "gradient", gradient);
   const int64_t groups = checkedGroups(call, x.dim(3), gradient.dim(3));
   const std::vector<int64_t> kernel = expectList(call, "kernelSize", 2);
-  expectType(call, "dfilter", call.outputs[0], {DType::float32, {kernel[0], kernel[1], x.dim(3) / groups, gradient.dim(3)}});
+  expectType(call, "dfilter", call.outputs[0],
+             {DType::float32, {kernel[0], kernel[1], x.dim(3) / groups, gradient.dim(3)}});
   const Geometry geometry = convolutionGeometry(call, x, gradient, kernel[0], kernel[1]);
-  if (isPointwise(call, kernel[0], kernel[1], groups)) return makePointwiseFilterGradient(pointwiseCall(call, "pointwiseConv2dFilterGradient"));
-  if (prefersDepthwise(x.dim(3) / groups, gradient.dim(3) / groups, groups)) return makeGroupedFilterGradient(call, geometry, groups);
+  if (isPointwise(call, kernel[0], kernel[1], groups))
+    return makePointwiseFilterGradient(pointwiseCall(call, "pointwiseConv2dFilterGradient"));
+  if (prefersDepthwise(x.dim(3) / groups, gradient.dim(3) / groups, groups))
+    return makeGroupedFilterGradient(call, geometry, groups);
   return std::make_unique<Conv2dFilterGradient>(call, geometry, groups);
 }
 

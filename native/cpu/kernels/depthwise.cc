@@ -1,7 +1,7 @@
-// depthwiseConv2d and its gradients over the row primitives of simd/depthwise.h. A task is one output row of one picture (the input
-// gradient: one input row). The input gradient is a convolution of the gradient with the rotated filter; with strides, input rows and
-// columns fall into residue classes, each a stride-1 convolution with every stride-th tap. The filter gradient adds blocks of
-// rows, cut by shape, into partial sums that are combined in order.
+// depthwiseConv2d and its gradients over the row primitives of simd/depthwise.h. A task is one output row of one
+// picture (the input gradient: one input row). The input gradient is a convolution of the gradient with the rotated
+// filter; with strides, input rows and columns fall into residue classes, each a stride-1 convolution with every
+// stride-th tap. The filter gradient adds blocks of rows, cut by shape, into partial sums that are combined in order.
 #include <algorithm>
 #include <numeric>
 
@@ -19,7 +19,8 @@ struct Shape {
 };
 
 // x[n, h, w, c], y[n, oh, ow, c * m], kernel kh x kw.
-Shape shapeOf(const CallDescription& call, const TensorType& x, const TensorType& y, int64_t kh, int64_t kw, int64_t multiplier) {
+Shape shapeOf(const CallDescription& call, const TensorType& x, const TensorType& y, int64_t kh, int64_t kw,
+              int64_t multiplier) {
   const Geometry g = convolutionGeometry(call, x, y, kh, kw);
   expectDType(call, "x", x, DType::float32);
   expectShape(call, "output", y, {g.batch, g.outHeight, g.outWidth, x.dim(3) * multiplier});
@@ -30,7 +31,8 @@ const TensorType& filterOf(const CallDescription& call, int64_t channels) {
   const TensorType& filter = call.input(1);
   expectDType(call, "filter", filter, DType::float32);
   if (filter.rank() != 4) fail(call, "ERR_SHAPE", "filter: expected [kh, kw, c, m], got " + formatType(filter));
-  if (filter.dim(2) != channels) fail(call, "ERR_SHAPE", "filter: expected " + std::to_string(channels) + " channels, got " + formatType(filter));
+  if (filter.dim(2) != channels)
+    fail(call, "ERR_SHAPE", "filter: expected " + std::to_string(channels) + " channels, got " + formatType(filter));
   return filter;
 }
 
@@ -40,22 +42,38 @@ void expectVector(const CallDescription& call, size_t input, const char* role, i
 
 DepthwiseWindow windowOf(const Shape& s) {
   const Geometry& g = s.g;
-  return {g.height, g.width, g.width * s.channels, s.channels, g.kernelHeight, g.kernelWidth, g.strideHeight, g.strideWidth, g.dilationHeight, g.dilationWidth,
-          g.top, g.left, s.multiplier, g.kernelWidth * s.outChannels(), s.outChannels()};
+  return {g.height,
+          g.width,
+          g.width * s.channels,
+          s.channels,
+          g.kernelHeight,
+          g.kernelWidth,
+          g.strideHeight,
+          g.strideWidth,
+          g.dilationHeight,
+          g.dilationWidth,
+          g.top,
+          g.left,
+          s.multiplier,
+          g.kernelWidth * s.outChannels(),
+          s.outChannels()};
 }
 
 constexpr int64_t kPrologueRows = 64;  // pixels per task when an input is staged
 
-// The input after an exponential prologue, staged in the workspace; x itself where the row primitives apply the prologue on the way.
+// The input after an exponential prologue, staged in the workspace; x itself where the row primitives apply the
+// prologue on the way.
 class Staging {
  public:
-  Staging(const Shape& s, Activation activation) : pixels_(s.inputFloats() / s.channels), channels_(s.channels), needed_(activation == Activation::elu) {}
+  Staging(const Shape& s, Activation activation)
+      : pixels_(s.inputFloats() / s.channels), channels_(s.channels), needed_(activation == Activation::elu) {}
   size_t bytes() const { return needed_ ? static_cast<size_t>(pixels_ * channels_) * sizeof(float) : 0; }
   const float* run(ThreadPool& pool, DepthwiseOperands& operands, const float* x, void* workspace) const {
     if (!needed_) return x;
     auto* staged = static_cast<float*>(workspace);
     forEachChunk(pool, pixels_, kPrologueRows, [&](int64_t begin, int64_t count) {
-      simd().depthwise.prologue(operands, x + begin * channels_, channels_, staged + begin * channels_, channels_, count, channels_);
+      simd().depthwise.prologue(operands, x + begin * channels_, channels_, staged + begin * channels_, channels_,
+                                count, channels_);
     });
     operands.inputScale = operands.inputShift = nullptr;
     operands.inputActivation = 0;
@@ -70,7 +88,10 @@ class Staging {
 class DepthwiseConv2d : public Kernel {
  public:
   explicit DepthwiseConv2d(const CallDescription& call)
-      : shape_(make(call)), inputActivation_(activation(call.attributes, "inputActivation")), activation_(activation(call.attributes, "activation")), staging_(shape_, inputActivation_) {
+      : shape_(make(call)),
+        inputActivation_(activation(call.attributes, "inputActivation")),
+        activation_(activation(call.attributes, "activation")),
+        staging_(shape_, inputActivation_) {
     expectVector(call, 2, "inputScale", shape_.channels);
     expectVector(call, 3, "inputShift", shape_.channels);
     expectVector(call, 4, "scale", shape_.outChannels());
@@ -80,14 +101,25 @@ class DepthwiseConv2d : public Kernel {
   size_t workspaceBytes() const override { return staging_.bytes(); }
   void run(const Arguments& a) const override {
     const Geometry& g = shape_.g;
-    DepthwiseOperands operands{a.input(1), a.input(2), a.input(3), static_cast<int>(inputActivation_), a.input(4), a.input(5), static_cast<int>(activation_), nullptr, nullptr, 0};
+    DepthwiseOperands operands{a.input(1),
+                               a.input(2),
+                               a.input(3),
+                               static_cast<int>(inputActivation_),
+                               a.input(4),
+                               a.input(5),
+                               static_cast<int>(activation_),
+                               nullptr,
+                               nullptr,
+                               0};
     const float* x = staging_.run(a.pool, operands, a.input(0), a.workspace);
     const DepthwiseWindow window = windowOf(shape_);
     const int64_t c = shape_.outChannels();
     a.pool.run(g.batch * g.outHeight, [&](int64_t task, int) {
       const int64_t at = task * g.outWidth * c;
       const float* residual = a.input(6) ? a.input(6) + at : nullptr;
-      simd().depthwise.run(window, operands, {x + task / g.outHeight * g.height * g.width * shape_.channels, a.output() + at, residual, nullptr, c, c, 0, task % g.outHeight, 0, g.outWidth, c});
+      simd().depthwise.run(window, operands,
+                           {x + task / g.outHeight * g.height * g.width * shape_.channels, a.output() + at, residual,
+                            nullptr, c, c, 0, task % g.outHeight, 0, g.outWidth, c});
     });
   }
 
@@ -104,8 +136,8 @@ class DepthwiseConv2d : public Kernel {
   Staging staging_;
 };
 
-// The taps of one residue class along one axis: input position `residue + stride * q` reads gradient position q - top + t * step for
-// t in [0, taps), where t counts taps of the filter from `last` downwards in steps of `period`.
+// The taps of one residue class along one axis: input position `residue + stride * q` reads gradient position q - top +
+// t * step for t in [0, taps), where t counts taps of the filter from `last` downwards in steps of `period`.
 struct Phase {
   int64_t taps = 0, last = 0, period = 1, step = 1, top = 0;
 };
@@ -127,7 +159,8 @@ Phase phaseOf(int64_t residue, int64_t before, int64_t kernel, int64_t stride, i
 
 class DepthwiseConv2dInputGradient : public Kernel {
  public:
-  explicit DepthwiseConv2dInputGradient(const CallDescription& call) : shape_(make(call)), inputActivation_(activation(call.attributes, "inputActivation")) {
+  explicit DepthwiseConv2dInputGradient(const CallDescription& call)
+      : shape_(make(call)), inputActivation_(activation(call.attributes, "inputActivation")) {
     if (inputActivation_ != Activation::none) {
       if (!call.has(2)) fail(call, "ERR_SHAPE", "x is missing");
       expectType(call, "x", call.input(2), call.outputs[0]);
@@ -147,21 +180,39 @@ class DepthwiseConv2dInputGradient : public Kernel {
       const int64_t image = task / g.height, row = task % g.height;
       const float* gradient = a.input(0) + image * g.outHeight * g.outWidth * cm;
       const Phase vertical = phaseOf(row % g.strideHeight, g.top, g.kernelHeight, g.strideHeight, g.dilationHeight);
-      auto* sums = m > 1 ? static_cast<float*>(a.pool.scratch(thread, static_cast<size_t>(g.width * cm) * sizeof(float))) : nullptr;
+      auto* sums = m > 1
+                       ? static_cast<float*>(a.pool.scratch(thread, static_cast<size_t>(g.width * cm) * sizeof(float)))
+                       : nullptr;
       for (int64_t column = 0; column < std::min(g.strideWidth, g.width); ++column) {
         const Phase horizontal = phaseOf(column, g.left, g.kernelWidth, g.strideWidth, g.dilationWidth);
         const int64_t pixels = (g.width - column + g.strideWidth - 1) / g.strideWidth;
         const int64_t at = (task * g.width + column) * c, distance = g.strideWidth * c;
-        const DepthwiseWindow window{g.outHeight, g.outWidth, g.outWidth * cm, cm, vertical.taps, horizontal.taps, 1, 1, vertical.step, horizontal.step,
-                                     vertical.top, horizontal.top, 1, -vertical.period * g.kernelWidth * cm, -horizontal.period * cm};
+        const DepthwiseWindow window{g.outHeight,
+                                     g.outWidth,
+                                     g.outWidth * cm,
+                                     cm,
+                                     vertical.taps,
+                                     horizontal.taps,
+                                     1,
+                                     1,
+                                     vertical.step,
+                                     horizontal.step,
+                                     vertical.top,
+                                     horizontal.top,
+                                     1,
+                                     -vertical.period * g.kernelWidth * cm,
+                                     -horizontal.period * cm};
         DepthwiseOperands operands = m == 1 ? gate : DepthwiseOperands{};
         operands.filter = a.input(1) + (vertical.last * g.kernelWidth + horizontal.last) * cm;
         const float* gated = x ? x + at : nullptr;
         float* y = a.output() + at;
         if (m == 1) {
-          simd().depthwise.run(window, operands, {gradient, y, nullptr, gated, distance, 0, distance, row / g.strideHeight, 0, pixels, cm});
+          simd().depthwise.run(
+              window, operands,
+              {gradient, y, nullptr, gated, distance, 0, distance, row / g.strideHeight, 0, pixels, cm});
         } else {
-          simd().depthwise.run(window, operands, {gradient, sums, nullptr, nullptr, cm, 0, 0, row / g.strideHeight, 0, pixels, cm});
+          simd().depthwise.run(window, operands,
+                               {gradient, sums, nullptr, nullptr, cm, 0, 0, row / g.strideHeight, 0, pixels, cm});
           simd().depthwise.sumMultiplier(gate, sums, cm, y, distance, gated, distance, pixels, c, m);
         }
       }
@@ -184,16 +235,21 @@ class DepthwiseConv2dInputGradient : public Kernel {
 class DepthwiseConv2dFilterGradient : public Kernel {
  public:
   explicit DepthwiseConv2dFilterGradient(const CallDescription& call)
-      : shape_(make(call)), inputActivation_(activation(call.attributes, "inputActivation")), staging_(shape_, inputActivation_) {
+      : shape_(make(call)),
+        inputActivation_(activation(call.attributes, "inputActivation")),
+        staging_(shape_, inputActivation_) {
     expectVector(call, 2, "inputScale", shape_.channels);
     expectVector(call, 3, "inputShift", shape_.channels);
     const int64_t rows = shape_.g.batch * shape_.g.outHeight;
     // A block is worth a task when it reads some ten times what its partial sums take.
-    rowsPerBlock_ = std::max<int64_t>(1, std::max((rows + 31) / 32, 10 * shape_.g.kernelHeight * shape_.g.kernelWidth / std::max<int64_t>(shape_.g.outWidth, 1)));
+    rowsPerBlock_ = std::max<int64_t>(1, std::max((rows + 31) / 32, 10 * shape_.g.kernelHeight * shape_.g.kernelWidth /
+                                                                        std::max<int64_t>(shape_.g.outWidth, 1)));
     blocks_ = (rows + rowsPerBlock_ - 1) / rowsPerBlock_;
     staged_ = (staging_.bytes() + 63) / 64 * 64;
   }
-  size_t workspaceBytes() const override { return staged_ + static_cast<size_t>(blocks_ * filterSize()) * sizeof(float); }
+  size_t workspaceBytes() const override {
+    return staged_ + static_cast<size_t>(blocks_ * filterSize()) * sizeof(float);
+  }
   void run(const Arguments& a) const override {
     const Geometry& g = shape_.g;
     const int64_t cm = shape_.outChannels(), size = filterSize();
@@ -209,7 +265,10 @@ class DepthwiseConv2dFilterGradient : public Kernel {
       std::fill(sums, sums + size, 0.0f);
       const int64_t end = std::min((block + 1) * rowsPerBlock_, g.batch * g.outHeight);
       for (int64_t row = block * rowsPerBlock_; row < end; ++row)
-        simd().depthwise.filterGradient(window, operands, {x + row / g.outHeight * g.height * g.width * shape_.channels, a.input(1) + row * g.outWidth * cm, sums, cm, cm, row % g.outHeight, 0, g.outWidth, cm});
+        simd().depthwise.filterGradient(
+            window, operands,
+            {x + row / g.outHeight * g.height * g.width * shape_.channels, a.input(1) + row * g.outWidth * cm, sums, cm,
+             cm, row % g.outHeight, 0, g.outWidth, cm});
     });
     forEachChunk(a.pool, size, 1024, [&](int64_t begin, int64_t count) {
       for (int64_t i = begin; i < begin + count; ++i) {
@@ -240,9 +299,15 @@ class DepthwiseConv2dFilterGradient : public Kernel {
 }  // namespace
 
 void registerDepthwiseKernels(Registry& registry) {
-  registry["depthwiseConv2d"] = [](const CallDescription& call) -> std::unique_ptr<Kernel> { return std::make_unique<DepthwiseConv2d>(call); };
-  registry["depthwiseConv2dInputGradient"] = [](const CallDescription& call) -> std::unique_ptr<Kernel> { return std::make_unique<DepthwiseConv2dInputGradient>(call); };
-  registry["depthwiseConv2dFilterGradient"] = [](const CallDescription& call) -> std::unique_ptr<Kernel> { return std::make_unique<DepthwiseConv2dFilterGradient>(call); };
+  registry["depthwiseConv2d"] = [](const CallDescription& call) -> std::unique_ptr<Kernel> {
+    return std::make_unique<DepthwiseConv2d>(call);
+  };
+  registry["depthwiseConv2dInputGradient"] = [](const CallDescription& call) -> std::unique_ptr<Kernel> {
+    return std::make_unique<DepthwiseConv2dInputGradient>(call);
+  };
+  registry["depthwiseConv2dFilterGradient"] = [](const CallDescription& call) -> std::unique_ptr<Kernel> {
+    return std::make_unique<DepthwiseConv2dFilterGradient>(call);
+  };
 }
 
 }  // namespace sepconv::cpu

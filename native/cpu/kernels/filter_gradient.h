@@ -1,6 +1,8 @@
 // Filter gradient of a convolution as a product over pixels:
-//   dfilter[kh, kw, ci, co] = sum over output pixels of inputActivation(x)[pixel under tap (kh, kw), ci] * gradient[pixel, co]
-// with x[n, h, w, cin], gradient[n, oh, ow, cout], ci < cin / groups. Rows of the result are (tap, ci), columns co of one group.
+//   dfilter[kh, kw, ci, co] = sum over output pixels of inputActivation(x)[pixel under tap (kh, kw), ci] *
+//   gradient[pixel, co]
+// with x[n, h, w, cin], gradient[n, oh, ow, cout], ci < cin / groups. Rows of the result are (tap, ci), columns co of
+// one group.
 #pragma once
 #include "gemm.h"
 
@@ -9,8 +11,11 @@ namespace sepconv::cpu {
 class FilterGradient {
  public:
   FilterGradient() = default;
-  FilterGradient(const GemmTable& gemm, const Geometry& geometry, int64_t cin, int64_t cout, int64_t groups, Activation inputActivation);
-  size_t workspaceBytes() const { return splits_.parts > 1 ? static_cast<size_t>(splits_.parts * floats_) * sizeof(float) : 0; }
+  FilterGradient(const GemmTable& gemm, const Geometry& geometry, int64_t cin, int64_t cout, int64_t groups,
+                 Activation inputActivation);
+  size_t workspaceBytes() const {
+    return splits_.parts > 1 ? static_cast<size_t>(splits_.parts * floats_) * sizeof(float) : 0;
+  }
   void run(ThreadPool& pool, const float* x, const float* gradient, float* dfilter, float* workspace) const;
 
  private:

@@ -1,7 +1,8 @@
-// Blocking of the matrix products. A block of about 16 register tiles of rows (96 rows with AVX2, 7 tiles or 98 rows with AVX-512) keeps
-// its share of the left operand (512 of k at a time, 196 KB) in L2 while the panels of the filter pass by, each read once per block:
-// some 64 bytes per 96 rows and cycle, which any L3 gives. Few rows are made up for by cutting the columns as well. A staged operand
-// is filled into a thread's scratch where its block meets all columns; where columns are cut it is filled once, into the workspace, before.
+// Blocking of the matrix products. A block of about 16 register tiles of rows (96 rows with AVX2, 7 tiles or 98 rows
+// with AVX-512) keeps its share of the left operand (512 of k at a time, 196 KB) in L2 while the panels of the filter
+// pass by, each read once per block: some 64 bytes per 96 rows and cycle, which any L3 gives. Few rows are made up for
+// by cutting the columns as well. A staged operand is filled into a thread's scratch where its block meets all columns;
+// where columns are cut it is filled once, into the workspace, before.
 #include "gemm.h"
 
 #include <algorithm>
@@ -19,20 +20,24 @@ constexpr int64_t kFusedBlocks = 16;
 
 }  // namespace
 
-void packPanels(ThreadPool& pool, const GemmTable& gemm, const float* filter, int64_t row, const Panels& panels, float* packed) {
-  const Split depths{panels.k, std::max<int64_t>(1, std::min(quotientUp(panels.k, 32), quotientUp(panels.k * panels.n, 1 << 14)))};
+void packPanels(ThreadPool& pool, const GemmTable& gemm, const float* filter, int64_t row, const Panels& panels,
+                float* packed) {
+  const Split depths{
+      panels.k, std::max<int64_t>(1, std::min(quotientUp(panels.k, 32), quotientUp(panels.k * panels.n, 1 << 14)))};
   pool.run(depths.parts, [&](int64_t task, int) {
     const int64_t begin = depths.begin(task), depth = depths.end(task) - begin;
     for (int64_t p = 0; p < panels.count(); ++p)
-      gemm.packColumns(filter + begin * row + p * panels.panel, row, depth, std::min(panels.panel, panels.n - p * panels.panel), panels.panel,
+      gemm.packColumns(filter + begin * row + p * panels.panel, row, depth,
+                       std::min(panels.panel, panels.n - p * panels.panel), panels.panel,
                        activationValue(Activation::none), packed + (p * panels.k + begin) * panels.panel);
   });
 }
 
-void packTransposedPanels(ThreadPool& pool, const GemmTable& gemm, const float* filter, int64_t row, const Panels& panels, float* packed) {
+void packTransposedPanels(ThreadPool& pool, const GemmTable& gemm, const float* filter, int64_t row,
+                          const Panels& panels, float* packed) {
   pool.run(panels.count(), [&](int64_t p, int) {
-    gemm.packTransposed(filter + p * panels.panel * row, row, panels.k, std::min(panels.panel, panels.n - p * panels.panel),
-                        packed + p * panels.k * panels.panel);
+    gemm.packTransposed(filter + p * panels.panel * row, row, panels.k,
+                        std::min(panels.panel, panels.n - p * panels.panel), packed + p * panels.k * panels.panel);
   });
 }
 
@@ -62,13 +67,15 @@ Epilogue GateInput::at(const Arguments& arguments) const {
   return {nullptr, nullptr, nullptr, activation_ == none ? nullptr : arguments.input(index_), none, activation_};
 }
 
-FilterInput::FilterInput(const CallDescription& call, size_t index, const GemmTable& gemm, const std::vector<int64_t>& shape)
+FilterInput::FilterInput(const CallDescription& call, size_t index, const GemmTable& gemm,
+                         const std::vector<int64_t>& shape)
     : index_(index), packed_(call.attributes.flag("packed")) {
   panels_.n = shape.back();
   panels_.k = 1;
   for (size_t i = 0; i + 1 < shape.size(); ++i) panels_.k *= shape[i];
   panels_.panel = gemm.panel;
-  const TensorType expected{DType::float32, packed_ ? std::vector<int64_t>{panels_.count(), panels_.k, panels_.panel} : shape};
+  const TensorType expected{DType::float32,
+                            packed_ ? std::vector<int64_t>{panels_.count(), panels_.k, panels_.panel} : shape};
   if (packed_ && call.input(index).shape != expected.shape)
     fail(call, "ERR_SHAPE",
          "packed filter: expected shape " + formatShape(expected.shape) + ", got " + formatType(call.input(index)) +
@@ -102,12 +109,14 @@ MatrixProduct::MatrixProduct(const GemmTable& gemm, int64_t rows, int64_t k, int
     if (finer >= kFusedBlocks) blocks = std::max(blocks, finer);
   }
   const bool fused = staged && blocks >= kFusedBlocks;
-  columns_ = {panelCount, fused ? 1 : std::clamp(std::min(quotientUp(kTasks, blocks), quotientUp(work, blocks)), int64_t{1}, panelCount)};
+  columns_ = {
+      panelCount,
+      fused ? 1 : std::clamp(std::min(quotientUp(kTasks, blocks), quotientUp(work, blocks)), int64_t{1}, panelCount)};
   blocks_ = RowBlocks(rows, gemm.rows, blocks);
 }
 
-void MatrixProduct::run(ThreadPool& pool, const float* left, const Fill& fill, const float* packed, float* y, const Epilogue& epilogue,
-                        float* mean, float* variance, float* workspace) const {
+void MatrixProduct::run(ThreadPool& pool, const float* left, const Fill& fill, const float* packed, float* y,
+                        const Epilogue& epilogue, float* mean, float* variance, float* workspace) const {
   const GemmTable& gemm = *gemm_;
   const int64_t stride = staged_ ? stagedRow(k_) : k_;
   float* const stage = stageFloats() ? workspace : nullptr;

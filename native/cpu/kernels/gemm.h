@@ -1,5 +1,6 @@
 // What the matrix-product kernels share: how work is cut into tasks, packing of right operands, and the product
-// y[rows, n] = epilogue(left[rows, k] right[k, n]) itself, whose left operand is read where it lies or filled into cache block by block.
+// y[rows, n] = epilogue(left[rows, k] right[k, n]) itself, whose left operand is read where it lies or filled into
+// cache block by block.
 #pragma once
 #include <functional>
 
@@ -9,7 +10,9 @@
 namespace sepconv::cpu {
 
 inline int64_t quotientUp(int64_t a, int64_t b) { return (a + b - 1) / b; }
-inline size_t alignedFloats(int64_t floats) { return static_cast<size_t>(quotientUp(floats, 16) * 16); }  // whole cache lines
+inline size_t alignedFloats(int64_t floats) {
+  return static_cast<size_t>(quotientUp(floats, 16) * 16);
+}  // whole cache lines
 
 // Enough tasks that 2, 3, 4, 6, 8, 12, 16 or 24 threads finish together.
 constexpr int64_t kTasks = 48;
@@ -42,11 +45,14 @@ struct Panels {
 };
 
 // filter[k][n], its rows `row` floats apart.
-void packPanels(ThreadPool& pool, const GemmTable& gemm, const float* filter, int64_t row, const Panels& panels, float* packed);
+void packPanels(ThreadPool& pool, const GemmTable& gemm, const float* filter, int64_t row, const Panels& panels,
+                float* packed);
 // filter[n][k]: the transposed operand.
-void packTransposedPanels(ThreadPool& pool, const GemmTable& gemm, const float* filter, int64_t row, const Panels& panels, float* packed);
+void packTransposedPanels(ThreadPool& pool, const GemmTable& gemm, const float* filter, int64_t row,
+                          const Panels& panels, float* packed);
 
-// Floats between the rows of a block in cache: whole lines, an odd number of them, so that the rows of a tile fall into different sets of L1.
+// Floats between the rows of a block in cache: whole lines, an odd number of them, so that the rows of a tile fall into
+// different sets of L1.
 inline int64_t stagedRow(int64_t floats) { return (quotientUp(floats, 16) | 1) * 16; }
 // Rows this many floats apart share so few sets of L1 that a tile of 14 evicts its own lines; such operands are staged.
 inline bool collidingRows(const GemmTable& gemm, int64_t floats) { return gemm.rows > 8 && floats % 1024 == 0; }
@@ -110,12 +116,16 @@ class MatrixProduct {
   Panels panels() const { return {k_, n_, gemm_->panel}; }
   int64_t workspaceFloats() const { return stageFloats() + momentFloats(); }
   // left is null where the operand is staged. mean and variance are null without statistics.
-  void run(ThreadPool& pool, const float* left, const Fill& fill, const float* packed, float* y, const Epilogue& epilogue, float* mean,
-           float* variance, float* workspace) const;
+  void run(ThreadPool& pool, const float* left, const Fill& fill, const float* packed, float* y,
+           const Epilogue& epilogue, float* mean, float* variance, float* workspace) const;
 
  private:
-  int64_t stageFloats() const { return staged_ && columns_.parts > 1 ? static_cast<int64_t>(alignedFloats(rows_ * stagedRow(k_))) : 0; }
-  int64_t momentFloats() const { return statistics_ ? static_cast<int64_t>(alignedFloats(2 * blocks_.count() * n_)) : 0; }
+  int64_t stageFloats() const {
+    return staged_ && columns_.parts > 1 ? static_cast<int64_t>(alignedFloats(rows_ * stagedRow(k_))) : 0;
+  }
+  int64_t momentFloats() const {
+    return statistics_ ? static_cast<int64_t>(alignedFloats(2 * blocks_.count() * n_)) : 0;
+  }
   void combineMoments(ThreadPool& pool, const float* moments, float* mean, float* variance) const;
 
   const GemmTable* gemm_ = nullptr;
@@ -125,7 +135,8 @@ class MatrixProduct {
   Split columns_;  // of panels
 };
 
-// Factories that others build on: a 1x1 convolution is a product, a convolution with one channel per group is depthwise.
+// Factories that others build on: a 1x1 convolution is a product, a convolution with one channel per group is
+// depthwise.
 std::unique_ptr<Kernel> makePointwise(const CallDescription& call);
 std::unique_ptr<Kernel> makePointwiseInputGradient(const CallDescription& call);
 std::unique_ptr<Kernel> makePointwiseFilterGradient(const CallDescription& call);

@@ -1,5 +1,6 @@
-// Narrow groups through the depthwise kernels: channels are taken apart ([n, h, w, groups, q] -> [q, n, h, w, groups]), each of the q
-// parts goes through a depthwise kernel, partial sums travelling as residuals between two buffers, and gradients are put together again.
+// Narrow groups through the depthwise kernels: channels are taken apart ([n, h, w, groups, q] -> [q, n, h, w, groups]),
+// each of the q parts goes through a depthwise kernel, partial sums travelling as residuals between two buffers, and
+// gradients are put together again.
 #include "grouped.h"
 
 #include <algorithm>
@@ -16,14 +17,19 @@ constexpr int64_t kTaskFloats = 1 << 14;
 
 struct Parts {
   Parts(const Geometry& geometry, int64_t groups, int64_t cin, int64_t cout)
-      : groups(groups), count(cin / groups), pixels(geometry.batch * geometry.height * geometry.width), taps(geometry.kernelHeight * geometry.kernelWidth), cout(cout) {}
+      : groups(groups),
+        count(cin / groups),
+        pixels(geometry.batch * geometry.height * geometry.width),
+        taps(geometry.kernelHeight * geometry.kernelWidth),
+        cout(cout) {}
 
   // parts[i][pixel][group] = x[pixel][group][i]
   void takeApart(ThreadPool& pool, const float* x, float* parts) const {
     forEachChunk(pool, pixels, pixelsPerTask(), [&](int64_t begin, int64_t n) {
       for (int64_t pixel = begin; pixel < begin + n; ++pixel)
         for (int64_t i = 0; i < count; ++i)
-          for (int64_t group = 0; group < groups; ++group) parts[(i * pixels + pixel) * groups + group] = x[(pixel * groups + group) * count + i];
+          for (int64_t group = 0; group < groups; ++group)
+            parts[(i * pixels + pixel) * groups + group] = x[(pixel * groups + group) * count + i];
     });
   }
   // dx[pixel][group][i] = parts[i][pixel][group] * activation'(x)
@@ -44,7 +50,8 @@ struct Parts {
   // parts[i][tap][output channel] = filter[tap][i][output channel]
   void takeFilterApart(const float* filter, float* parts) const {
     for (int64_t tap = 0; tap < taps; ++tap)
-      for (int64_t i = 0; i < count; ++i) std::copy_n(filter + (tap * count + i) * cout, cout, parts + (i * taps + tap) * cout);
+      for (int64_t i = 0; i < count; ++i)
+        std::copy_n(filter + (tap * count + i) * cout, cout, parts + (i * taps + tap) * cout);
   }
 
   int64_t partFloats() const { return pixels * groups; }
@@ -61,10 +68,13 @@ std::unique_ptr<Kernel> makeInner(const CallDescription& call) { return kernels(
 TensorType floats(std::vector<int64_t> shape) { return {DType::float32, std::move(shape)}; }
 
 std::vector<int64_t> partShape(const Geometry& g, int64_t groups) { return {g.batch, g.height, g.width, groups}; }
-std::vector<int64_t> filterShape(const Geometry& g, int64_t groups, int64_t cout) { return {g.kernelHeight, g.kernelWidth, groups, cout / groups}; }
+std::vector<int64_t> filterShape(const Geometry& g, int64_t groups, int64_t cout) {
+  return {g.kernelHeight, g.kernelWidth, groups, cout / groups};
+}
 
 // A call like `call` of a depthwise kernel.
-CallDescription innerCall(const CallDescription& call, const char* kernel, std::vector<std::optional<TensorType>> inputs, TensorType output) {
+CallDescription innerCall(const CallDescription& call, const char* kernel,
+                          std::vector<std::optional<TensorType>> inputs, TensorType output) {
   CallDescription inner = call;
   inner.kernel = kernel;
   inner.inputs = std::move(inputs);
@@ -74,9 +84,11 @@ CallDescription innerCall(const CallDescription& call, const char* kernel, std::
 
 class GroupedConv2d final : public Kernel {
  public:
-  GroupedConv2d(const CallDescription& call, const Geometry& g, int64_t groups) : parts_(g, groups, call.input(0).dim(3), call.outputs[0].dim(3)) {
+  GroupedConv2d(const CallDescription& call, const Geometry& g, int64_t groups)
+      : parts_(g, groups, call.input(0).dim(3), call.outputs[0].dim(3)) {
     const TensorType& y = call.outputs[0];
-    if (call.attributes.flag("packed")) fail(call, "ERR_ARGUMENT", "packed: a packed filter has one group, got " + std::to_string(groups));
+    if (call.attributes.flag("packed"))
+      fail(call, "ERR_ARGUMENT", "packed: a packed filter has one group, got " + std::to_string(groups));
     expectType(call, "filter", call.input(1), floats({g.kernelHeight, g.kernelWidth, parts_.count, parts_.cout}));
     EpilogueInputs(call, 2, parts_.cout, y);
     yFloats_ = y.elements();
@@ -86,10 +98,16 @@ class GroupedConv2d final : public Kernel {
       if (!first && !last && kernels_.size() == 2) {  // all those in between are alike
         continue;
       }
-      const auto optional = [](bool present, const TensorType& type) { return present ? std::optional<TensorType>(type) : std::nullopt; };
+      const auto optional = [](bool present, const TensorType& type) {
+        return present ? std::optional<TensorType>(type) : std::nullopt;
+      };
       CallDescription inner = innerCall(call, "depthwiseConv2d",
-                                        {floats(partShape(g, groups)), floats(filterShape(g, groups, parts_.cout)), {}, {},
-                                         optional(present_[0], floats({parts_.cout})), optional(present_[1] && first, floats({parts_.cout})),
+                                        {floats(partShape(g, groups)),
+                                         floats(filterShape(g, groups, parts_.cout)),
+                                         {},
+                                         {},
+                                         optional(present_[0], floats({parts_.cout})),
+                                         optional(present_[1] && first, floats({parts_.cout})),
                                          optional(!first || present_[2], y)},
                                         y);
       if (!last) inner.attributes.set("activation", std::string("none"));
@@ -100,7 +118,10 @@ class GroupedConv2d final : public Kernel {
 
   size_t workspaceBytes() const override {
     if (parts_.count == 1) return innerBytes_;
-    return (alignedFloats(parts_.count * parts_.partFloats()) + alignedFloats(parts_.count * parts_.filterFloats()) + alignedFloats(yFloats_)) * sizeof(float) + innerBytes_;
+    return (alignedFloats(parts_.count * parts_.partFloats()) + alignedFloats(parts_.count * parts_.filterFloats()) +
+            alignedFloats(yFloats_)) *
+               sizeof(float) +
+           innerBytes_;
   }
 
   void run(const Arguments& arguments) const override {
@@ -125,7 +146,13 @@ class GroupedConv2d final : public Kernel {
       const bool last = i == parts_.count - 1;
       const size_t kernel = last ? kernels_.size() - 1 : i == 0 ? 0 : 1;
       float* target = (parts_.count - 1 - i) % 2 == 0 ? y : sums;  // the last one writes y
-      const void* inputs[] = {x + i * parts_.partFloats(), filter + i * parts_.filterFloats(), nullptr, nullptr, optional(0), i == 0 ? optional(1) : nullptr, residual};
+      const void* inputs[] = {x + i * parts_.partFloats(),
+                              filter + i * parts_.filterFloats(),
+                              nullptr,
+                              nullptr,
+                              optional(0),
+                              i == 0 ? optional(1) : nullptr,
+                              residual};
       void* outputs[] = {target};
       kernels_[kernel]->run({inputs, std::size(inputs), outputs, workspace, arguments.pool});
       residual = target;
@@ -135,7 +162,7 @@ class GroupedConv2d final : public Kernel {
  private:
   Parts parts_;
   int64_t yFloats_ = 0;
-  bool present_[3] = {};  // scale, shift, residual
+  bool present_[3] = {};                          // scale, shift, residual
   std::vector<std::unique_ptr<Kernel>> kernels_;  // of the first part, of those in between, of the last
   size_t innerBytes_ = 0;
 };
@@ -143,19 +170,27 @@ class GroupedConv2d final : public Kernel {
 class GroupedInputGradient final : public Kernel {
  public:
   GroupedInputGradient(const CallDescription& call, const Geometry& g, int64_t groups)
-      : parts_(g, groups, call.outputs[0].dim(3), call.input(0).dim(3)), activation_(activation(call.attributes, "inputActivation")) {
+      : parts_(g, groups, call.outputs[0].dim(3), call.input(0).dim(3)),
+        activation_(activation(call.attributes, "inputActivation")) {
     GateInput(call, 2, call.outputs[0]);
     const TensorType part = floats(partShape(g, groups));
     const bool gated = parts_.count == 1 && activation_ != Activation::none;
     CallDescription inner = innerCall(call, "depthwiseConv2dInputGradient",
-                                      {call.input(0), floats(filterShape(g, groups, parts_.cout)), gated ? std::optional<TensorType>(part) : std::nullopt, {}, {}}, part);
+                                      {call.input(0),
+                                       floats(filterShape(g, groups, parts_.cout)),
+                                       gated ? std::optional<TensorType>(part) : std::nullopt,
+                                       {},
+                                       {}},
+                                      part);
     if (!gated) inner.attributes.set("inputActivation", std::string("none"));
     kernel_ = makeInner(inner);
   }
 
   size_t workspaceBytes() const override {
     if (parts_.count == 1) return kernel_->workspaceBytes();
-    return (alignedFloats(parts_.count * parts_.partFloats()) + alignedFloats(parts_.count * parts_.filterFloats())) * sizeof(float) + kernel_->workspaceBytes();
+    return (alignedFloats(parts_.count * parts_.partFloats()) + alignedFloats(parts_.count * parts_.filterFloats())) *
+               sizeof(float) +
+           kernel_->workspaceBytes();
   }
 
   void run(const Arguments& arguments) const override {
@@ -185,13 +220,17 @@ class GroupedInputGradient final : public Kernel {
 
 class GroupedFilterGradient final : public Kernel {
  public:
-  GroupedFilterGradient(const CallDescription& call, const Geometry& g, int64_t groups) : parts_(g, groups, call.input(0).dim(3), call.input(1).dim(3)) {
-    kernel_ = makeInner(innerCall(call, "depthwiseConv2dFilterGradient", {floats(partShape(g, groups)), call.input(1), {}, {}}, floats(filterShape(g, groups, parts_.cout))));
+  GroupedFilterGradient(const CallDescription& call, const Geometry& g, int64_t groups)
+      : parts_(g, groups, call.input(0).dim(3), call.input(1).dim(3)) {
+    kernel_ = makeInner(innerCall(call, "depthwiseConv2dFilterGradient",
+                                  {floats(partShape(g, groups)), call.input(1), {}, {}},
+                                  floats(filterShape(g, groups, parts_.cout))));
   }
 
   size_t workspaceBytes() const override {
     if (parts_.count == 1) return kernel_->workspaceBytes();
-    return (alignedFloats(parts_.count * parts_.partFloats()) + alignedFloats(parts_.filterFloats())) * sizeof(float) + kernel_->workspaceBytes();
+    return (alignedFloats(parts_.count * parts_.partFloats()) + alignedFloats(parts_.filterFloats())) * sizeof(float) +
+           kernel_->workspaceBytes();
   }
 
   void run(const Arguments& arguments) const override {
@@ -208,7 +247,9 @@ class GroupedFilterGradient final : public Kernel {
       const void* inputs[] = {x + i * parts_.partFloats(), arguments.inputs[1], nullptr, nullptr};
       void* outputs[] = {result};
       kernel_->run({inputs, std::size(inputs), outputs, inner, arguments.pool});
-      for (int64_t tap = 0; tap < parts_.taps; ++tap) std::copy_n(result + tap * parts_.cout, parts_.cout, arguments.output() + (tap * parts_.count + i) * parts_.cout);
+      for (int64_t tap = 0; tap < parts_.taps; ++tap)
+        std::copy_n(result + tap * parts_.cout, parts_.cout,
+                    arguments.output() + (tap * parts_.count + i) * parts_.cout);
     }
   }
 
@@ -219,20 +260,23 @@ class GroupedFilterGradient final : public Kernel {
 
 }  // namespace
 
-// A product computes whole vectors of a group's channels, a depthwise convolution whole vectors of all channels at about half the rate,
-// and passes over the result once per part.
+// A product computes whole vectors of a group's channels, a depthwise convolution whole vectors of all channels at
+// about half the rate, and passes over the result once per part.
 bool prefersDepthwise(int64_t channelsPerGroup, int64_t lanes, int64_t groups) {
   if (groups == 1) return false;
-  return channelsPerGroup == 1 || (channelsPerGroup <= 16 && lanes * 4 <= simd().width && groups * lanes >= simd().width);
+  return channelsPerGroup == 1 ||
+         (channelsPerGroup <= 16 && lanes * 4 <= simd().width && groups * lanes >= simd().width);
 }
 
 std::unique_ptr<Kernel> makeGroupedConv2d(const CallDescription& call, const Geometry& geometry, int64_t groups) {
   return std::make_unique<GroupedConv2d>(call, geometry, groups);
 }
-std::unique_ptr<Kernel> makeGroupedInputGradient(const CallDescription& call, const Geometry& geometry, int64_t groups) {
+std::unique_ptr<Kernel> makeGroupedInputGradient(const CallDescription& call, const Geometry& geometry,
+                                                 int64_t groups) {
   return std::make_unique<GroupedInputGradient>(call, geometry, groups);
 }
-std::unique_ptr<Kernel> makeGroupedFilterGradient(const CallDescription& call, const Geometry& geometry, int64_t groups) {
+std::unique_ptr<Kernel> makeGroupedFilterGradient(const CallDescription& call, const Geometry& geometry,
+                                                  int64_t groups) {
   return std::make_unique<GroupedFilterGradient>(call, geometry, groups);
 }
 

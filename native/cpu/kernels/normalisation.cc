@@ -1,7 +1,7 @@
-// batchNormStatistics, batchNormCoefficients, scaleShift, batchNormGradient over [rows, c]. Rows are cut into blocks of about
-// 64 KB by shape alone; block results are combined in float64 in their order (Chan et al. 1979), so the bits do not depend on
-// the number of threads. All are bound by memory: statistics read x once (its second pass hits the cache), the gradient reads
-// x and dy twice and writes dx once.
+// batchNormStatistics, batchNormCoefficients, scaleShift, batchNormGradient over [rows, c]. Rows are cut into blocks of
+// about 64 KB by shape alone; block results are combined in float64 in their order (Chan et al. 1979), so the bits do
+// not depend on the number of threads. All are bound by memory: statistics read x once (its second pass hits the
+// cache), the gradient reads x and dy twice and writes dx once.
 #include <algorithm>
 #include <cmath>
 
@@ -76,7 +76,8 @@ class BatchNormCoefficients : public Kernel {
     expectOperands(call, 2, 2);
   }
   void run(const Arguments& arguments) const override {
-    const float *mean = arguments.input(0), *variance = arguments.input(1), *gamma = arguments.input(2), *beta = arguments.input(3);
+    const float *mean = arguments.input(0), *variance = arguments.input(1), *gamma = arguments.input(2),
+                *beta = arguments.input(3);
     for (int64_t j = 0; j < channels_; ++j) {
       const double scale = (gamma ? gamma[j] : 1.0) / std::sqrt(variance[j] + epsilon_);
       arguments.output(0)[j] = static_cast<float>(scale);
@@ -91,7 +92,8 @@ class BatchNormCoefficients : public Kernel {
 
 class ScaleShift : public Kernel {
  public:
-  explicit ScaleShift(const CallDescription& call) : blocks_(activations(call, 0, "x")), activation_(activation(call.attributes, "activation")) {
+  explicit ScaleShift(const CallDescription& call)
+      : blocks_(activations(call, 0, "x")), activation_(activation(call.attributes, "activation")) {
     expectChannels(call, 1, "scale", blocks_.channels);
     expectChannels(call, 2, "shift", blocks_.channels);
     if (call.has(3)) expectType(call, "residual", call.input(3), call.input(0));
@@ -100,8 +102,9 @@ class ScaleShift : public Kernel {
     const float *x = arguments.input(0), *residual = arguments.input(3);
     arguments.pool.run(blocks_.count, [&](int64_t block, int) {
       const int64_t start = blocks_.start(block);
-      simd().normalisation.scaleShift(x + start, arguments.input(1), arguments.input(2), residual ? residual + start : nullptr,
-                                      static_cast<int>(activation_), blocks_.rowsOf(block), blocks_.channels, arguments.output() + start);
+      simd().normalisation.scaleShift(x + start, arguments.input(1), arguments.input(2),
+                                      residual ? residual + start : nullptr, static_cast<int>(activation_),
+                                      blocks_.rowsOf(block), blocks_.channels, arguments.output() + start);
     });
   }
 
@@ -112,7 +115,8 @@ class ScaleShift : public Kernel {
 
 class BatchNormGradient : public Kernel {
  public:
-  explicit BatchNormGradient(const CallDescription& call) : blocks_(activations(call, 0, "dy")), epsilon_(call.attributes.number("epsilon")) {
+  explicit BatchNormGradient(const CallDescription& call)
+      : blocks_(activations(call, 0, "dy")), epsilon_(call.attributes.number("epsilon")) {
     expectType(call, "x", activations(call, 1, "x"), call.input(0));
     for (size_t i = 2; i < 5; ++i) expectChannels(call, i, "mean, variance or gamma", blocks_.channels);
     expectOperands(call, 4, 3);
@@ -120,7 +124,8 @@ class BatchNormGradient : public Kernel {
   // Partial sums of every block, then three coefficients per channel.
   size_t workspaceBytes() const override { return static_cast<size_t>((2 * blocks_.count + 3) * blocks_.channels) * 4; }
   void run(const Arguments& arguments) const override {
-    const float *dy = arguments.input(0), *x = arguments.input(1), *mean = arguments.input(2), *variance = arguments.input(3), *gamma = arguments.input(4);
+    const float *dy = arguments.input(0), *x = arguments.input(1), *mean = arguments.input(2),
+                *variance = arguments.input(3), *gamma = arguments.input(4);
     const int64_t c = blocks_.channels;
     auto* partial = static_cast<float*>(arguments.workspace);
     float *a = partial + 2 * blocks_.count * c, *b = a + c, *d = b + c;
@@ -147,7 +152,8 @@ class BatchNormGradient : public Kernel {
     });
     arguments.pool.run(blocks_.count, [&](int64_t block, int) {
       const int64_t start = blocks_.start(block);
-      simd().normalisation.gradientApply(dy + start, x + start, mean, a, b, d, blocks_.rowsOf(block), c, arguments.output() + start);
+      simd().normalisation.gradientApply(dy + start, x + start, mean, a, b, d, blocks_.rowsOf(block), c,
+                                         arguments.output() + start);
     });
   }
 

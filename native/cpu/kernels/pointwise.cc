@@ -1,6 +1,7 @@
-// packFilter, pointwiseConv2d (x[rows, cin] filter[cin, cout], the dense layer too) and its two gradients: products over all pixels. The
-// input gradient multiplies by the transposed filter, packed anew in every run (1 / rows of the work); the filter gradient is
-// FilterGradient's product over pixels. An input activation is applied to rows staged in cache, so the product never sees it.
+// packFilter, pointwiseConv2d (x[rows, cin] filter[cin, cout], the dense layer too) and its two gradients: products
+// over all pixels. The input gradient multiplies by the transposed filter, packed anew in every run (1 / rows of the
+// work); the filter gradient is FilterGradient's product over pixels. An input activation is applied to rows staged in
+// cache, so the product never sees it.
 #include <algorithm>
 
 #include "checks.h"
@@ -19,7 +20,8 @@ class PackFilter final : public Kernel {
     const int64_t panel = call.attributes.integer("panel");
     if (panel != gemm_.panel)
       fail(call, "ERR_ARGUMENT",
-           "panel: the products of this instruction set take panels of " + std::to_string(gemm_.panel) + " columns, got " + std::to_string(panel));
+           "panel: the products of this instruction set take panels of " + std::to_string(gemm_.panel) +
+               " columns, got " + std::to_string(panel));
     panels_ = {filter.dim(0), filter.dim(1), panel};
     expectDType(call, "filter", filter, DType::float32);
     expectType(call, "packed", call.outputs[0], {DType::float32, {panels_.count(), panels_.k, panel}});
@@ -42,13 +44,15 @@ TensorType withChannels(const TensorType& type, int64_t channels) {
 
 const TensorType& expectMatrix(const CallDescription& call, const char* role, const TensorType& type) {
   expectDType(call, role, type, DType::float32);
-  if (type.rank() < 2) fail(call, "ERR_SHAPE", std::string(role) + ": expected rank 2 or more, got " + formatType(type));
+  if (type.rank() < 2)
+    fail(call, "ERR_SHAPE", std::string(role) + ": expected rank 2 or more, got " + formatType(type));
   return type;
 }
 
 class Pointwise final : public Kernel {
  public:
-  explicit Pointwise(const CallDescription& call) : gemm_(simd().gemm), statistics_(call.attributes.flag("statistics")) {
+  explicit Pointwise(const CallDescription& call)
+      : gemm_(simd().gemm), statistics_(call.attributes.flag("statistics")) {
     expectOperands(call, 2, statistics_ ? 3 : 1);
     const TensorType& x = expectMatrix(call, "x", call.input(0));
     const TensorType& y = expectMatrix(call, "y", call.outputs[0]);
@@ -74,10 +78,12 @@ class Pointwise final : public Kernel {
     const float* filter = filter_.at(arguments, gemm_, workspace);
     const float* x = arguments.input(0);
     const auto fill = [&](int64_t begin, int64_t end, float* target) {
-      for (int64_t row = begin; row < end; ++row, target += stagedRow(k_)) gemm_.activate(x + row * k_, target, k_, inputActivation_);
+      for (int64_t row = begin; row < end; ++row, target += stagedRow(k_))
+        gemm_.activate(x + row * k_, target, k_, inputActivation_);
     };
-    product_.run(arguments.pool, x, fill, filter, arguments.output(), epilogue_.at(arguments), statistics_ ? arguments.output(1) : nullptr,
-                 statistics_ ? arguments.output(2) : nullptr, workspace + alignedFloats(filter_.workspaceFloats()));
+    product_.run(arguments.pool, x, fill, filter, arguments.output(), epilogue_.at(arguments),
+                 statistics_ ? arguments.output(1) : nullptr, statistics_ ? arguments.output(2) : nullptr,
+                 workspace + alignedFloats(filter_.workspaceFloats()));
   }
 
  private:
@@ -146,7 +152,8 @@ class PointwiseFilterGradient final : public Kernel {
   }
   size_t workspaceBytes() const override { return product_.workspaceBytes(); }
   void run(const Arguments& arguments) const override {
-    product_.run(arguments.pool, arguments.input(0), arguments.input(1), arguments.output(), static_cast<float*>(arguments.workspace));
+    product_.run(arguments.pool, arguments.input(0), arguments.input(1), arguments.output(),
+                 static_cast<float*>(arguments.workspace));
   }
 
  private:
@@ -157,8 +164,12 @@ class PointwiseFilterGradient final : public Kernel {
 
 std::unique_ptr<Kernel> makePackFilter(const CallDescription& call) { return std::make_unique<PackFilter>(call); }
 std::unique_ptr<Kernel> makePointwise(const CallDescription& call) { return std::make_unique<Pointwise>(call); }
-std::unique_ptr<Kernel> makePointwiseInputGradient(const CallDescription& call) { return std::make_unique<PointwiseInputGradient>(call); }
-std::unique_ptr<Kernel> makePointwiseFilterGradient(const CallDescription& call) { return std::make_unique<PointwiseFilterGradient>(call); }
+std::unique_ptr<Kernel> makePointwiseInputGradient(const CallDescription& call) {
+  return std::make_unique<PointwiseInputGradient>(call);
+}
+std::unique_ptr<Kernel> makePointwiseFilterGradient(const CallDescription& call) {
+  return std::make_unique<PointwiseFilterGradient>(call);
+}
 
 void registerGemmKernels(Registry& registry) {
   registry["packFilter"] = makePackFilter;

@@ -1,6 +1,6 @@
-// maxPool2d (+ residual), avgPool2d and their gradients on [n, h, w, c]. A forward task is one output row; a gradient task is one
-// picture's block of channels, so that windows that overlap add up in one thread and in a fixed order. Bound by memory: the
-// windows of a row are read from cache after the first touch.
+// maxPool2d (+ residual), avgPool2d and their gradients on [n, h, w, c]. A forward task is one output row; a gradient
+// task is one picture's block of channels, so that windows that overlap add up in one thread and in a fixed order.
+// Bound by memory: the windows of a row are read from cache after the first touch.
 #include <algorithm>
 #include <cstring>
 
@@ -15,8 +15,10 @@ struct Window {
 };
 
 Window windowOf(const CallDescription& call, const std::vector<int64_t>& x, const std::vector<int64_t>& y) {
-  if (x.size() != 4 || y.size() != 4) fail(call, "ERR_SHAPE", "expected [n, h, w, c], got " + formatShape(x) + " and " + formatShape(y));
-  const auto size = expectList(call, "windowSize", 2), strides = expectList(call, "strides", 2), padding = expectList(call, "padding", 4);
+  if (x.size() != 4 || y.size() != 4)
+    fail(call, "ERR_SHAPE", "expected [n, h, w, c], got " + formatShape(x) + " and " + formatShape(y));
+  const auto size = expectList(call, "windowSize", 2), strides = expectList(call, "strides", 2),
+             padding = expectList(call, "padding", 4);
   return {x[0], x[1], x[2], x[3], y[1], y[2], size[0], size[1], strides[0], strides[1], padding[0], padding[2]};
 }
 
@@ -31,7 +33,9 @@ void forEachTap(const Window& window, int64_t i, int64_t j, const Body& body) {
 class Pool2d : public Kernel {
  public:
   Pool2d(const CallDescription& call, bool maximum)
-      : window_(windowOf(call, call.input(0).shape, call.outputs.at(0).shape)), maximum_(maximum), countPadding_(call.attributes.flag("countPadding")) {
+      : window_(windowOf(call, call.input(0).shape, call.outputs.at(0).shape)),
+        maximum_(maximum),
+        countPadding_(call.attributes.flag("countPadding")) {
     expectDType(call, "x", call.input(0), DType::float32);
     if (maximum && call.has(1)) expectType(call, "residual", call.input(1), call.outputs[0]);
   }
@@ -40,14 +44,19 @@ class Pool2d : public Kernel {
     const Window& g = window_;
     arguments.pool.run(g.n * g.oh, [&](int64_t task, int thread) {
       const int64_t image = task / g.oh, i = task % g.oh;
-      auto** taps = static_cast<const float**>(arguments.pool.scratch(thread, static_cast<size_t>(g.kh * g.kw) * sizeof(float*)));
+      auto** taps =
+          static_cast<const float**>(arguments.pool.scratch(thread, static_cast<size_t>(g.kh * g.kw) * sizeof(float*)));
       for (int64_t j = 0; j < g.ow; ++j) {
         int64_t count = 0;
-        forEachTap(g, i, j, [&](int64_t row, int64_t column) { taps[count++] = x + ((image * g.h + row) * g.w + column) * g.c; });
+        forEachTap(g, i, j, [&](int64_t row, int64_t column) {
+          taps[count++] = x + ((image * g.h + row) * g.w + column) * g.c;
+        });
         const int64_t at = (task * g.ow + j) * g.c;
         float* y = arguments.output() + at;
         if (!maximum_)
-          simd().pooling.average(taps, count, 1.0f / static_cast<float>(countPadding_ ? g.kh * g.kw : std::max<int64_t>(count, 1)), g.c, y);
+          simd().pooling.average(taps, count,
+                                 1.0f / static_cast<float>(countPadding_ ? g.kh * g.kw : std::max<int64_t>(count, 1)),
+                                 g.c, y);
         else if (count)
           simd().pooling.maximum(taps, count, residual ? residual + at : nullptr, g.c, y);
         else
@@ -66,7 +75,9 @@ constexpr int64_t kChannelBlock = 64;
 class Pool2dGradient : public Kernel {
  public:
   Pool2dGradient(const CallDescription& call, bool maximum)
-      : window_(windowOf(call, call.outputs.at(0).shape, call.input(0).shape)), maximum_(maximum), countPadding_(call.attributes.flag("countPadding")) {
+      : window_(windowOf(call, call.outputs.at(0).shape, call.input(0).shape)),
+        maximum_(maximum),
+        countPadding_(call.attributes.flag("countPadding")) {
     expectDType(call, "dy", call.input(0), DType::float32);
     if (maximum) expectType(call, "x", call.input(1), call.outputs[0]);
   }
@@ -75,10 +86,12 @@ class Pool2dGradient : public Kernel {
     const Window& g = window_;
     const int64_t blocks = (g.c + kChannelBlock - 1) / kChannelBlock;
     arguments.pool.run(g.n * blocks, [&](int64_t task, int) {
-      const int64_t image = task / blocks, first = task % blocks * kChannelBlock, c = std::min(kChannelBlock, g.c - first);
+      const int64_t image = task / blocks, first = task % blocks * kChannelBlock,
+                    c = std::min(kChannelBlock, g.c - first);
       float* dx = arguments.output() + image * g.h * g.w * g.c + first;
       const float* source = x ? x + image * g.h * g.w * g.c + first : nullptr;
-      for (int64_t pixel = 0; pixel < g.h * g.w; ++pixel) std::memset(dx + pixel * g.c, 0, static_cast<size_t>(c) * sizeof(float));
+      for (int64_t pixel = 0; pixel < g.h * g.w; ++pixel)
+        std::memset(dx + pixel * g.c, 0, static_cast<size_t>(c) * sizeof(float));
       for (int64_t i = 0; i < g.oh; ++i)
         for (int64_t j = 0; j < g.ow; ++j) {
           const float* gradient = dy + ((image * g.oh + i) * g.ow + j) * g.c + first;
@@ -115,8 +128,11 @@ class Pool2dGradient : public Kernel {
   void spread(const float* gradient, int64_t i, int64_t j, int64_t c, float* dx) const {
     int64_t count = 0;
     forEachTap(window_, i, j, [&](int64_t, int64_t) { ++count; });
-    const float factor = 1.0f / static_cast<float>(countPadding_ ? window_.kh * window_.kw : std::max<int64_t>(count, 1));
-    forEachTap(window_, i, j, [&](int64_t row, int64_t column) { simd().pooling.accumulate(gradient, c, factor, dx + (row * window_.w + column) * window_.c); });
+    const float factor =
+        1.0f / static_cast<float>(countPadding_ ? window_.kh * window_.kw : std::max<int64_t>(count, 1));
+    forEachTap(window_, i, j, [&](int64_t row, int64_t column) {
+      simd().pooling.accumulate(gradient, c, factor, dx + (row * window_.w + column) * window_.c);
+    });
   }
 
   Window window_;

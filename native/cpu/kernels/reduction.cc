@@ -1,6 +1,7 @@
-// reduce: sum, mean, max or min over any axes. Adjacent axes that are both kept or both reduced merge; outputs are cut into tasks by
-// shape. Sums are float64. Where the innermost axis is kept (global pooling, sums over rows) whole rows are added at a time; a
-// reduction of many rows to few outputs is split into row blocks whose partial results are combined in order.
+// reduce: sum, mean, max or min over any axes. Adjacent axes that are both kept or both reduced merge; outputs are cut
+// into tasks by shape. Sums are float64. Where the innermost axis is kept (global pooling, sums over rows) whole rows
+// are added at a time; a reduction of many rows to few outputs is split into row blocks whose partial results are
+// combined in order.
 #include <algorithm>
 #include <cmath>
 #include <limits>
@@ -30,17 +31,24 @@ class Reduce : public Kernel {
     expectOperands(call, 1, 1);
     expectDType(call, "x", call.input(0), DType::float32);
     const std::string name = call.attributes.text("function");
-    if (name == "sum") reduction_ = Reduction::sum;
-    else if (name == "mean") reduction_ = Reduction::mean;
-    else if (name == "max") reduction_ = Reduction::max;
-    else if (name == "min") reduction_ = Reduction::min;
-    else fail(call, "ERR_ARGUMENT", "function must be sum, mean, max or min, got '" + name + "'");
+    if (name == "sum")
+      reduction_ = Reduction::sum;
+    else if (name == "mean")
+      reduction_ = Reduction::mean;
+    else if (name == "max")
+      reduction_ = Reduction::max;
+    else if (name == "min")
+      reduction_ = Reduction::min;
+    else
+      fail(call, "ERR_ARGUMENT", "function must be sum, mean, max or min, got '" + name + "'");
     const auto& shape = call.input(0).shape;
     const auto axes = call.attributes.integers("axes");
     for (size_t axis = 0; axis < shape.size(); ++axis) {
       const bool reduced = std::find(axes.begin(), axes.end(), static_cast<int64_t>(axis)) != axes.end();
-      if (!sizes_.empty() && reduced_.back() == reduced) sizes_.back() *= shape[axis];
-      else sizes_.push_back(shape[axis]), reduced_.push_back(reduced);
+      if (!sizes_.empty() && reduced_.back() == reduced)
+        sizes_.back() *= shape[axis];
+      else
+        sizes_.push_back(shape[axis]), reduced_.push_back(reduced);
     }
     if (sizes_.empty()) sizes_.push_back(1), reduced_.push_back(false);
     // The last kept run of elements is `inner_` long; everything kept before it is `outer_`.
@@ -80,7 +88,8 @@ class Reduce : public Kernel {
     forEachChunk(arguments.pool, outer_ * inner_, 4096, [&](int64_t begin, int64_t count) {
       for (int64_t i = begin; i < begin + count; ++i) {
         double result = start();
-        for (int64_t block = 0; block < blocks_; ++block) result = combine(reduction_, result, partial[(i / inner_ * blocks_ + block) * inner_ + i % inner_]);
+        for (int64_t block = 0; block < blocks_; ++block)
+          result = combine(reduction_, result, partial[(i / inner_ * blocks_ + block) * inner_ + i % inner_]);
         arguments.output()[i] = static_cast<float>(result * factor_);
       }
     });
@@ -112,7 +121,9 @@ class Reduce : public Kernel {
 }  // namespace
 
 void registerReductionKernels(Registry& registry) {
-  registry["reduce"] = [](const CallDescription& call) -> std::unique_ptr<Kernel> { return std::make_unique<Reduce>(call); };
+  registry["reduce"] = [](const CallDescription& call) -> std::unique_ptr<Kernel> {
+    return std::make_unique<Reduce>(call);
+  };
 }
 
 }  // namespace sepconv::cpu

@@ -1,7 +1,8 @@
-// separableConv2d: x[n, h, w, c], depthwise[kh, kw, c, m], pointwise[c * m, cout] -> y[n, oh, ow, cout] in one pass: the depthwise
-// result of a block of output pixels is computed into cache, as the left operand of the product, and never reaches memory.
-// Where the image has too few pixels for such blocks to feed all threads, the depthwise result (then 1 or 2 MB) is written once
-// to the workspace instead, and the product is cut by columns too; MatrixProduct decides.
+// separableConv2d: x[n, h, w, c], depthwise[kh, kw, c, m], pointwise[c * m, cout] -> y[n, oh, ow, cout] in one pass:
+// the depthwise result of a block of output pixels is computed into cache, as the left operand of the product, and
+// never reaches memory. Where the image has too few pixels for such blocks to feed all threads, the depthwise result
+// (then 1 or 2 MB) is written once to the workspace instead, and the product is cut by columns too; MatrixProduct
+// decides.
 #include <algorithm>
 
 #include "checks.h"
@@ -20,12 +21,14 @@ class SeparableConv2d final : public Kernel {
     const TensorType& y = call.outputs[0];
     expectDType(call, "x", x, DType::float32);
     expectDType(call, "y", y, DType::float32);
-    if (depthwise.rank() != 4) fail(call, "ERR_SHAPE", "depthwise: expected [kh, kw, c, m], got " + formatType(depthwise));
+    if (depthwise.rank() != 4)
+      fail(call, "ERR_SHAPE", "depthwise: expected [kh, kw, c, m], got " + formatType(depthwise));
     geometry_ = convolutionGeometry(call, x, y, depthwise.dim(0), depthwise.dim(1));
     channels_ = x.dim(3);
     multiplier_ = depthwise.dim(3);
     k_ = channels_ * multiplier_;
-    expectType(call, "depthwise", depthwise, {DType::float32, {depthwise.dim(0), depthwise.dim(1), channels_, multiplier_}});
+    expectType(call, "depthwise", depthwise,
+               {DType::float32, {depthwise.dim(0), depthwise.dim(1), channels_, multiplier_}});
     filter_ = FilterInput(call, 2, simd_.gemm, {k_, y.dim(3)});
     const char* const roles[] = {"inputScale", "inputShift", "depthwiseShift"};
     for (size_t i = 0; i < 3; ++i) {
@@ -40,7 +43,9 @@ class SeparableConv2d final : public Kernel {
   }
 
   size_t workspaceBytes() const override {
-    return (alignedFloats(filter_.workspaceFloats()) + alignedFloats(inputFloats_) + alignedFloats(product_.workspaceFloats())) * sizeof(float);
+    return (alignedFloats(filter_.workspaceFloats()) + alignedFloats(inputFloats_) +
+            alignedFloats(product_.workspaceFloats())) *
+           sizeof(float);
   }
 
   void run(const Arguments& arguments) const override {
@@ -65,12 +70,14 @@ class SeparableConv2d final : public Kernel {
     }
 
     const Geometry& g = geometry_;
-    const DepthwiseWindow window = {g.height,       g.width,        g.width * channels_, channels_,        g.kernelHeight,  g.kernelWidth,
-                                    g.strideHeight, g.strideWidth,  g.dilationHeight,    g.dilationWidth,  g.top,           g.left,
-                                    multiplier_,    g.kernelWidth * k_, k_};
+    const DepthwiseWindow window = {
+        g.height,      g.width,        g.width * channels_, channels_,          g.kernelHeight,
+        g.kernelWidth, g.strideHeight, g.strideWidth,       g.dilationHeight,   g.dilationWidth,
+        g.top,         g.left,         multiplier_,         g.kernelWidth * k_, k_};
     const auto fill = [&](int64_t begin, int64_t end, float* target) {
       while (begin < end) {
-        const int64_t column = begin % g.outWidth, line = begin / g.outWidth, pixels = std::min(end - begin, g.outWidth - column);
+        const int64_t column = begin % g.outWidth, line = begin / g.outWidth,
+                      pixels = std::min(end - begin, g.outWidth - column);
         DepthwiseRun run{};
         run.x = x + line / g.outHeight * g.height * g.width * channels_;
         run.y = target;
@@ -84,14 +91,16 @@ class SeparableConv2d final : public Kernel {
         target += pixels * stagedRow(k_);
       }
     };
-    product_.run(arguments.pool, nullptr, fill, filter, arguments.output(), epilogue_.at(arguments), nullptr, nullptr, workspace);
+    product_.run(arguments.pool, nullptr, fill, filter, arguments.output(), epilogue_.at(arguments), nullptr, nullptr,
+                 workspace);
   }
 
  private:
   void activateInput(ThreadPool& pool, const DepthwiseOperands& operands, const float* x, float* target) const {
     const int64_t pixels = inputFloats_ / channels_;
     forEachChunk(pool, pixels, std::max<int64_t>(1, (1 << 13) / channels_), [&](int64_t begin, int64_t count) {
-      simd_.depthwise.prologue(operands, x + begin * channels_, channels_, target + begin * channels_, channels_, count, channels_);
+      simd_.depthwise.prologue(operands, x + begin * channels_, channels_, target + begin * channels_, channels_, count,
+                               channels_);
     });
   }
 

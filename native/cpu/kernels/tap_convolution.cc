@@ -1,6 +1,7 @@
-// A task takes a block of some 112 output pixels (whole lines where they are short) and some of the panels. Where its window lies wholly
-// inside the source, the product reads the source itself; at the borders, or with an activation to apply, the window is first copied
-// into the thread's scratch with its zeros around it: (kernel + block - 1) / block of the source, never kernel times as much.
+// A task takes a block of some 112 output pixels (whole lines where they are short) and some of the panels. Where its
+// window lies wholly inside the source, the product reads the source itself; at the borders, or with an activation to
+// apply, the window is first copied into the thread's scratch with its zeros around it: (kernel + block - 1) / block of
+// the source, never kernel times as much.
 #include "tap_convolution.h"
 
 #include <algorithm>
@@ -25,7 +26,8 @@ TapConvolution::TapConvolution(const GemmTable& gemm, const Shape& shape, std::v
     Plan plan{};
     plan.depth = static_cast<int64_t>(phase.dy.size() * phase.dx.size()) * groupChannels_;
     plan.pixels = {phase.width, phase.width <= kBlockPixels * 5 / 4 ? 1 : quotientUp(phase.width, kBlockPixels)};
-    const int64_t lines = plan.pixels.parts > 1 ? 1 : std::max<int64_t>(1, (kBlockPixels + phase.width / 2) / phase.width);
+    const int64_t lines =
+        plan.pixels.parts > 1 ? 1 : std::max<int64_t>(1, (kBlockPixels + phase.width / 2) / phase.width);
     plan.lines = {phase.height, quotientUp(phase.height, lines)};
     blocks += shape.batch * plan.lines.parts * plan.pixels.parts;
     work += shape.batch * phase.height * phase.width * plan.depth * shape.targetChannels;
@@ -48,19 +50,25 @@ TapConvolution::TapConvolution(const GemmTable& gemm, const Shape& shape, std::v
     plan.collides = collidingRows(gemm, shape.sourceStepX * shape.channels);
     if (phase.dy.empty() || phase.dx.empty()) continue;
     // Groups that a task's units may touch.
-    const int64_t groups = shape.groups == 1 ? 1 : std::min(shape.groups, quotientUp(quotientUp(units, parts), groupPanels_) + (groupPanels_ > 1));
+    const int64_t groups =
+        shape.groups == 1
+            ? 1
+            : std::min(shape.groups, quotientUp(quotientUp(units, parts), groupPanels_) + (groupPanels_ > 1));
     const int64_t channels = groups * groupChannels_;
     plan.stagePixel = collidingRows(gemm, shape.sourceStepX * channels) ? stagedRow(channels) : channels;
-    plan.stageWidth = (quotientUp(phase.width, plan.pixels.parts) - 1) * shape.sourceStepX + phase.dx.back() - phase.dx.front() + 1;
-    plan.stageRows = (quotientUp(phase.height, plan.lines.parts) - 1) * shape.sourceStepY + phase.dy.back() - phase.dy.front() + 1;
-    plan.staged = segments(phase, plan.stageWidth * plan.stagePixel, plan.stagePixel, phase.dy.front(), phase.dx.front(),
-                           shape.groups == 1 && plan.stagePixel == channels);
+    plan.stageWidth =
+        (quotientUp(phase.width, plan.pixels.parts) - 1) * shape.sourceStepX + phase.dx.back() - phase.dx.front() + 1;
+    plan.stageRows =
+        (quotientUp(phase.height, plan.lines.parts) - 1) * shape.sourceStepY + phase.dy.back() - phase.dy.front() + 1;
+    plan.staged = segments(phase, plan.stageWidth * plan.stagePixel, plan.stagePixel, phase.dy.front(),
+                           phase.dx.front(), shape.groups == 1 && plan.stagePixel == channels);
   }
 }
 
-TapConvolution::Segments TapConvolution::segments(const TapPhase& phase, int64_t row, int64_t pixel, int64_t originY, int64_t originX,
-                                                  bool merge) const {
-  const bool touching = merge && !phase.dx.empty() && phase.dx.back() - phase.dx.front() + 1 == static_cast<int64_t>(phase.dx.size());
+TapConvolution::Segments TapConvolution::segments(const TapPhase& phase, int64_t row, int64_t pixel, int64_t originY,
+                                                  int64_t originX, bool merge) const {
+  const bool touching =
+      merge && !phase.dx.empty() && phase.dx.back() - phase.dx.front() + 1 == static_cast<int64_t>(phase.dx.size());
   Segments result;
   result.depth = touching ? static_cast<int64_t>(phase.dx.size()) * groupChannels_ : groupChannels_;
   for (int64_t dy : phase.dy)
@@ -71,7 +79,8 @@ TapConvolution::Segments TapConvolution::segments(const TapPhase& phase, int64_t
   return result;
 }
 
-void TapConvolution::run(ThreadPool& pool, const float* source, const float* packed, float* target, const Epilogue& epilogue) const {
+void TapConvolution::run(ThreadPool& pool, const float* source, const float* packed, float* target,
+                         const Epilogue& epilogue) const {
   pool.run(tasks_, [&](int64_t task, int thread) {
     size_t p = 0;
     while (task >= plans_[p].firstTask + plans_[p].tasks) ++p;
@@ -79,34 +88,39 @@ void TapConvolution::run(ThreadPool& pool, const float* source, const float* pac
   });
 }
 
-void TapConvolution::runTask(ThreadPool& pool, int thread, const Plan& plan, int64_t task, const float* source, const float* packed,
-                             float* target, const Epilogue& epilogue) const {
+void TapConvolution::runTask(ThreadPool& pool, int thread, const Plan& plan, int64_t task, const float* source,
+                             const float* packed, float* target, const Epilogue& epilogue) const {
   const Shape& s = shape_;
   const TapPhase& phase = plan.phase;
   const int64_t panel = gemm_->panel;
   const int64_t pixelBlock = task % plan.pixels.parts, lineBlock = task / plan.pixels.parts % plan.lines.parts;
-  const int64_t sample = task / (plan.pixels.parts * plan.lines.parts) % s.batch, part = task / (plan.pixels.parts * plan.lines.parts * s.batch);
+  const int64_t sample = task / (plan.pixels.parts * plan.lines.parts) % s.batch,
+                part = task / (plan.pixels.parts * plan.lines.parts * s.batch);
   const int64_t line = plan.lines.begin(lineBlock), lines = plan.lines.end(lineBlock) - line;
   const int64_t pixel = plan.pixels.begin(pixelBlock), pixels = plan.pixels.end(pixelBlock) - pixel;
   const int64_t firstUnit = plan.units.begin(part), lastUnit = plan.units.end(part);
   const int64_t firstGroup = firstUnit / groupPanels_, lastGroup = quotientUp(lastUnit, groupPanels_);
 
   const bool taps = !phase.dy.empty() && !phase.dx.empty();
-  const bool inside = taps && line * s.sourceStepY + phase.dy.front() >= 0 && pixel * s.sourceStepX + phase.dx.front() >= 0 &&
+  const bool inside = taps && line * s.sourceStepY + phase.dy.front() >= 0 &&
+                      pixel * s.sourceStepX + phase.dx.front() >= 0 &&
                       (line + lines - 1) * s.sourceStepY + phase.dy.back() < s.height &&
                       (pixel + pixels - 1) * s.sourceStepX + phase.dx.back() < s.width;
   Product product;
   const float* left;
   if (!taps || (inside && !plan.collides && s.sourceActivation == activationValue(Activation::none))) {
-    left = source + ((sample * s.height + line * s.sourceStepY) * s.width + pixel * s.sourceStepX) * s.channels + firstGroup * groupChannels_;
+    left = source + ((sample * s.height + line * s.sourceStepY) * s.width + pixel * s.sourceStepX) * s.channels +
+           firstGroup * groupChannels_;
     product.aLine = s.sourceStepY * s.width * s.channels;
     product.aRow = s.sourceStepX * s.channels;
     product.segments = plan.direct.offsets.data();
     product.segmentCount = static_cast<ptrdiff_t>(plan.direct.offsets.size());
     product.depth = plan.direct.depth;
   } else {
-    float* scratch = static_cast<float*>(pool.scratch(thread, static_cast<size_t>(plan.stageRows * plan.stageWidth * plan.stagePixel) * sizeof(float)));
-    stage(plan, source, sample, line, lines, pixel, pixels, firstGroup * groupChannels_, (lastGroup - firstGroup) * groupChannels_, scratch);
+    float* scratch = static_cast<float*>(
+        pool.scratch(thread, static_cast<size_t>(plan.stageRows * plan.stageWidth * plan.stagePixel) * sizeof(float)));
+    stage(plan, source, sample, line, lines, pixel, pixels, firstGroup * groupChannels_,
+          (lastGroup - firstGroup) * groupChannels_, scratch);
     left = scratch;
     product.aLine = s.sourceStepY * plan.stageWidth * plan.stagePixel;
     product.aRow = s.sourceStepX * plan.stagePixel;
@@ -118,9 +132,12 @@ void TapConvolution::runTask(ThreadPool& pool, int thread, const Plan& plan, int
   product.cRow = s.targetStepX * s.targetChannels;
   product.lines = lines;
   product.rows = pixels;
-  const int64_t corner = ((sample * s.targetHeight + phase.firstY + line * s.targetStepY) * s.targetWidth + phase.firstX + pixel * s.targetStepX) * s.targetChannels;
+  const int64_t corner = ((sample * s.targetHeight + phase.firstY + line * s.targetStepY) * s.targetWidth +
+                          phase.firstX + pixel * s.targetStepX) *
+                         s.targetChannels;
   for (int64_t group = firstGroup; group < lastGroup; ++group) {
-    const int64_t firstPanel = std::max(firstUnit - group * groupPanels_, int64_t{0}), lastPanel = std::min(lastUnit - group * groupPanels_, groupPanels_);
+    const int64_t firstPanel = std::max(firstUnit - group * groupPanels_, int64_t{0}),
+                  lastPanel = std::min(lastUnit - group * groupPanels_, groupPanels_);
     const int64_t column = group * groupTargets_ + firstPanel * panel;
     product.a = left + (group - firstGroup) * groupChannels_;
     product.b = packed + plan.filterOffset + (group * groupPanels_ + firstPanel) * plan.depth * panel;
@@ -131,12 +148,15 @@ void TapConvolution::runTask(ThreadPool& pool, int thread, const Plan& plan, int
   }
 }
 
-// The window under a block of output pixels: scratch[row][column][channel], zero outside the source. Rows that no tap reads are skipped.
-void TapConvolution::stage(const Plan& plan, const float* source, int64_t sample, int64_t firstLine, int64_t lines, int64_t firstPixel,
-                           int64_t pixels, int64_t firstChannel, int64_t channels, float* scratch) const {
+// The window under a block of output pixels: scratch[row][column][channel], zero outside the source. Rows that no tap
+// reads are skipped.
+void TapConvolution::stage(const Plan& plan, const float* source, int64_t sample, int64_t firstLine, int64_t lines,
+                           int64_t firstPixel, int64_t pixels, int64_t firstChannel, int64_t channels,
+                           float* scratch) const {
   const Shape& s = shape_;
   const TapPhase& phase = plan.phase;
-  const int64_t top = firstLine * s.sourceStepY + phase.dy.front(), left = firstPixel * s.sourceStepX + phase.dx.front();
+  const int64_t top = firstLine * s.sourceStepY + phase.dy.front(),
+                left = firstPixel * s.sourceStepX + phase.dx.front();
   const int64_t rows = (lines - 1) * s.sourceStepY + phase.dy.back() - phase.dy.front() + 1;
   const int64_t width = (pixels - 1) * s.sourceStepX + phase.dx.back() - phase.dx.front() + 1;
   const int64_t begin = std::clamp(-left, int64_t{0}, width), end = std::clamp(s.width - left, begin, width);

@@ -1,4 +1,5 @@
-// The activations of prologues and epilogues (and their derivatives) on vectors, for the convolution families. NaN stays NaN.
+// The activations of prologues and epilogues (and their derivatives) on vectors, for the convolution families. NaN
+// stays NaN.
 #pragma once
 #include "math.inl"
 

@@ -1,7 +1,8 @@
-// Depthwise convolution of one run of output pixels of one row, and its filter gradient: the primitives under the depthwise kernels and
-// under the fused separable ones. Activations are NHWC, a filter is [kh, kw, c, multiplier], output channel = c * multiplier + j.
-// Any strides, dilations and multipliers; a kernel 3 or 5 wide at stride 1 keeps its filter row and its sums in registers while the
-// input slides past, the others read each input from L1 once per tap (some 80 % of that rate).
+// Depthwise convolution of one run of output pixels of one row, and its filter gradient: the primitives under the
+// depthwise kernels and under the fused separable ones. Activations are NHWC, a filter is [kh, kw, c, multiplier],
+// output channel = c * multiplier + j. Any strides, dilations and multipliers; a kernel 3 or 5 wide at stride 1 keeps
+// its filter row and its sums in registers while the input slides past, the others read each input from L1 once per tap
+// (some 80 % of that rate).
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -10,8 +11,9 @@ namespace sepconv::cpu {
 
 // What is fixed for all runs of a call. Tap (i, j) of output pixel (row, column) reads input pixel
 //   (row * strideHeight - top + i * dilationHeight, column * strideWidth - left + j * dilationWidth)
-// and contributes nothing where that lies outside [0, height) x [0, width). top and left may be negative. Distances are in floats;
-// those of the filter may be negative (a rotated kernel) or skip taps (one phase of a strided input gradient).
+// and contributes nothing where that lies outside [0, height) x [0, width). top and left may be negative. Distances are
+// in floats; those of the filter may be negative (a rotated kernel) or skip taps (one phase of a strided input
+// gradient).
 struct DepthwiseWindow {
   ptrdiff_t height, width;
   ptrdiff_t rowDistance, pixelDistance;  // between input rows, between input pixels
@@ -22,10 +24,12 @@ struct DepthwiseWindow {
   ptrdiff_t filterRowDistance, filterTapDistance;  // between taps below and beside each other
 };
 
-// Values per channel, each starting at the first channel of the run; null where absent. Activations: values of sepconv::Activation.
+// Values per channel, each starting at the first channel of the run; null where absent. Activations: values of
+// sepconv::Activation.
 struct DepthwiseOperands {
   const float* filter;
-  const float* inputScale;  // prologue, per input channel: inputActivation(x * inputScale + inputShift), zeros around it
+  const float*
+      inputScale;  // prologue, per input channel: inputActivation(x * inputScale + inputShift), zeros around it
   const float* inputShift;
   int inputActivation;
   const float* scale;  // epilogue, per output channel: activation(sum * scale + shift + residual)
@@ -36,10 +40,10 @@ struct DepthwiseOperands {
   int gateActivation;
 };
 
-// Output pixels [column, column + pixels) of output row `row`. Pointers are at the first channel of the run: x at input pixel (0, 0);
-// y, residual and gate at the first output pixel, their pixels yDistance, residualDistance, gateDistance floats apart. `channels`
-// counts output channels, a multiple of the multiplier. y must not overlap any input: channels that do not fill a vector are computed
-// in a last vector that overlaps the one before.
+// Output pixels [column, column + pixels) of output row `row`. Pointers are at the first channel of the run: x at input
+// pixel (0, 0); y, residual and gate at the first output pixel, their pixels yDistance, residualDistance, gateDistance
+// floats apart. `channels` counts output channels, a multiple of the multiplier. y must not overlap any input: channels
+// that do not fill a vector are computed in a last vector that overlaps the one before.
 struct DepthwiseRun {
   const float* x;
   float* y;
@@ -49,8 +53,8 @@ struct DepthwiseRun {
   ptrdiff_t row, column, pixels, channels;
 };
 
-// Adds the products of output pixels [column, column + pixels) of output row `row` with their inputs to `sums`, laid out
-// [kernelHeight][kernelWidth][sumDistance] with `channels` (output channels) in use.
+// Adds the products of output pixels [column, column + pixels) of output row `row` with their inputs to `sums`, laid
+// out [kernelHeight][kernelWidth][sumDistance] with `channels` (output channels) in use.
 struct DepthwiseFilterGradientRun {
   const float* x;         // as in DepthwiseRun
   const float* gradient;  // of the first output pixel
@@ -62,14 +66,18 @@ struct DepthwiseFilterGradientRun {
 struct DepthwiseTable {
   void (*run)(const DepthwiseWindow& window, const DepthwiseOperands& operands, const DepthwiseRun& run);
   // Uses the prologue of the operands alone.
-  void (*filterGradient)(const DepthwiseWindow& window, const DepthwiseOperands& operands, const DepthwiseFilterGradientRun& run);
-  // y = the prologue of x: `pixels` pixels of `channels` channels. For prologues that are dearer than a pass over memory: with elu,
-  // `run` evaluates the exponential anew for every tap, so kernels stage their input with this instead.
-  void (*prologue)(const DepthwiseOperands& operands, const float* x, ptrdiff_t xDistance, float* y, ptrdiff_t yDistance, ptrdiff_t pixels,
-                   ptrdiff_t channels);
-  // y[channel] = the gate of (sum over j of x[channel * multiplier + j]): the input gradient of a multiplier above 1. `channels` counts y's.
-  void (*sumMultiplier)(const DepthwiseOperands& operands, const float* x, ptrdiff_t xDistance, float* y, ptrdiff_t yDistance, const float* gate,
-                        ptrdiff_t gateDistance, ptrdiff_t pixels, ptrdiff_t channels, ptrdiff_t multiplier);
+  void (*filterGradient)(const DepthwiseWindow& window, const DepthwiseOperands& operands,
+                         const DepthwiseFilterGradientRun& run);
+  // y = the prologue of x: `pixels` pixels of `channels` channels. For prologues that are dearer than a pass over
+  // memory: with elu, `run` evaluates the exponential anew for every tap, so kernels stage their input with this
+  // instead.
+  void (*prologue)(const DepthwiseOperands& operands, const float* x, ptrdiff_t xDistance, float* y,
+                   ptrdiff_t yDistance, ptrdiff_t pixels, ptrdiff_t channels);
+  // y[channel] = the gate of (sum over j of x[channel * multiplier + j]): the input gradient of a multiplier above 1.
+  // `channels` counts y's.
+  void (*sumMultiplier)(const DepthwiseOperands& operands, const float* x, ptrdiff_t xDistance, float* y,
+                        ptrdiff_t yDistance, const float* gate, ptrdiff_t gateDistance, ptrdiff_t pixels,
+                        ptrdiff_t channels, ptrdiff_t multiplier);
 };
 
 }  // namespace sepconv::cpu

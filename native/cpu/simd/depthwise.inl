@@ -1,16 +1,17 @@
-// The loops behind depthwise.h. One tile is up to kPixels neighbouring output pixels of one vector of channels: its sums, one row of a
-// 3 or 5 wide kernel and one input vector fill 12 or 14 of AVX2's 16 registers, and each input vector is loaded once per kernel row
-// for all the pixels that it touches (10 loads for 8 pixels of a 3 wide kernel). The channels of a block run innermost, so memory is read
-// in pieces of kBlock floats, and what neighbouring tiles and rows share is still in L1 or L2.
+// The loops behind depthwise.h. One tile is up to kPixels neighbouring output pixels of one vector of channels: its
+// sums, one row of a 3 or 5 wide kernel and one input vector fill 12 or 14 of AVX2's 16 registers, and each input
+// vector is loaded once per kernel row for all the pixels that it touches (10 loads for 8 pixels of a 3 wide kernel).
+// The channels of a block run innermost, so memory is read in pieces of kBlock floats, and what neighbouring tiles and
+// rows share is still in L1 or L2.
 #include "activation.inl"
 
 #define SEPCONV_INLINE inline __attribute__((always_inline))
 
 namespace depthwise {
 
-// Where pixels lie a multiple of 512 bytes apart, the 30 lines of a tile of 8 pixels fall into few sets of L1 and each line would be
-// fetched once per vector in it. There a tile is kPaired pixels of two vectors, which doubles the rate at 512 and 1024 channels; it
-// costs 15 % at 728, where lines survive.
+// Where pixels lie a multiple of 512 bytes apart, the 30 lines of a tile of 8 pixels fall into few sets of L1 and each
+// line would be fetched once per vector in it. There a tile is kPaired pixels of two vectors, which doubles the rate at
+// 512 and 1024 channels; it costs 15 % at 728, where lines survive.
 enum { kPixels = 8, kPaired = 4, kBlock = 128 };
 enum Mode { kPlain, kRelu, kAffine, kElu };  // of the prologue; kAffine also clamps at zero if asked to
 
@@ -31,8 +32,9 @@ inline Vector permute(Vector x, VectorInt lanes) {
 #endif
 }
 
-// Reads what a vector of output channels takes from an input pixel: repeated `multiplier` times if kExpand, after the prologue.
-// With kPartial fewer than kWidth output channels are wanted; otherwise vectors end within the run's channels.
+// Reads what a vector of output channels takes from an input pixel: repeated `multiplier` times if kExpand, after the
+// prologue. With kPartial fewer than kWidth output channels are wanted; otherwise vectors end within the run's
+// channels.
 template <Mode mode, bool kExpand, bool kPartial>
 struct Reader {
   ptrdiff_t offset;  // first input channel that is loaded
@@ -51,7 +53,8 @@ struct Reader {
       // (remainder + i) / multiplier by a product: a half is far more than the rounding takes away.
       Vector position;
       for (int i = 0; i < kWidth; ++i) position[i] = static_cast<float>(i) + 0.5f;
-      position = (position + static_cast<float>(channel - wanted * multiplier)) * (1.0f / static_cast<float>(multiplier));
+      position =
+          (position + static_cast<float>(channel - wanted * multiplier)) * (1.0f / static_cast<float>(multiplier));
       lanes = __builtin_convertvector(position, VectorInt) + static_cast<int32_t>(wanted - offset);
     }
     if (mode == kAffine || mode == kElu) {
@@ -137,7 +140,8 @@ SEPCONV_INLINE void addProducts(Vector (&sum)[P][V], const Tile& t, ptrdiff_t ch
         const float* x = row + read[0].offset + column * t.pixelDistance;
 #pragma GCC unroll 8
         for (int p = 0; p < P; ++p, x += step)
-          if (!kEdge || static_cast<size_t>(column + p * t.pixelStep) < static_cast<size_t>(t.width)) sum[p][0] += read[0](x) * weight;
+          if (!kEdge || static_cast<size_t>(column + p * t.pixelStep) < static_cast<size_t>(t.width))
+            sum[p][0] += read[0](x) * weight;
       }
     }
   }
@@ -227,48 +231,60 @@ struct TileSet {
 };
 template <Mode mode, bool kExpand>
 constexpr TileSet anySet() {
-  return {1, 8,
-          {computeTile<0, 1, 1, false, mode, kExpand>, computeTile<0, 2, 1, false, mode, kExpand>, computeTile<0, 3, 1, false, mode, kExpand>,
-           computeTile<0, 4, 1, false, mode, kExpand>, computeTile<0, 5, 1, false, mode, kExpand>, computeTile<0, 6, 1, false, mode, kExpand>,
+  return {1,
+          8,
+          {computeTile<0, 1, 1, false, mode, kExpand>, computeTile<0, 2, 1, false, mode, kExpand>,
+           computeTile<0, 3, 1, false, mode, kExpand>, computeTile<0, 4, 1, false, mode, kExpand>,
+           computeTile<0, 5, 1, false, mode, kExpand>, computeTile<0, 6, 1, false, mode, kExpand>,
            computeTile<0, 7, 1, false, mode, kExpand>, computeTile<0, 8, 1, false, mode, kExpand>},
-          {computeTile<0, 1, 1, true, mode, kExpand>, computeTile<0, 2, 1, true, mode, kExpand>, computeTile<0, 3, 1, true, mode, kExpand>,
-           computeTile<0, 4, 1, true, mode, kExpand>, computeTile<0, 5, 1, true, mode, kExpand>, computeTile<0, 6, 1, true, mode, kExpand>,
+          {computeTile<0, 1, 1, true, mode, kExpand>, computeTile<0, 2, 1, true, mode, kExpand>,
+           computeTile<0, 3, 1, true, mode, kExpand>, computeTile<0, 4, 1, true, mode, kExpand>,
+           computeTile<0, 5, 1, true, mode, kExpand>, computeTile<0, 6, 1, true, mode, kExpand>,
            computeTile<0, 7, 1, true, mode, kExpand>, computeTile<0, 8, 1, true, mode, kExpand>}};
 }
 // An exponential per tap and pixel: width gains nothing.
 template <bool kExpand>
 constexpr TileSet eluSet() {
-  return {1, 2,
+  return {1,
+          2,
           {computeTile<0, 1, 1, false, kElu, kExpand>, computeTile<0, 2, 1, false, kElu, kExpand>},
           {computeTile<0, 1, 1, true, kElu, kExpand>, computeTile<0, 2, 1, true, kElu, kExpand>}};
 }
 // A run of 4 pixels or more splits evenly into tiles of 4 to 8.
 template <int K, Mode mode>
 constexpr TileSet slidingSet() {
-  return {4, 8,
-          {nullptr, nullptr, nullptr, computeTile<K, 4, 1, false, mode, false>, computeTile<K, 5, 1, false, mode, false>,
-           computeTile<K, 6, 1, false, mode, false>, computeTile<K, 7, 1, false, mode, false>, computeTile<K, 8, 1, false, mode, false>},
+  return {4,
+          8,
+          {nullptr, nullptr, nullptr, computeTile<K, 4, 1, false, mode, false>,
+           computeTile<K, 5, 1, false, mode, false>, computeTile<K, 6, 1, false, mode, false>,
+           computeTile<K, 7, 1, false, mode, false>, computeTile<K, 8, 1, false, mode, false>},
           {nullptr, nullptr, nullptr, computeTile<K, 4, 1, true, mode, false>, computeTile<K, 5, 1, true, mode, false>,
-           computeTile<K, 6, 1, true, mode, false>, computeTile<K, 7, 1, true, mode, false>, computeTile<K, 8, 1, true, mode, false>}};
+           computeTile<K, 6, 1, true, mode, false>, computeTile<K, 7, 1, true, mode, false>,
+           computeTile<K, 8, 1, true, mode, false>}};
 }
 template <Mode mode>
 constexpr TileSet pairedSet() {
-  return {2, 4,
-          {nullptr, computeTile<3, 2, 2, false, mode, false>, computeTile<3, 3, 2, false, mode, false>, computeTile<3, 4, 2, false, mode, false>},
-          {nullptr, computeTile<3, 2, 2, true, mode, false>, computeTile<3, 3, 2, true, mode, false>, computeTile<3, 4, 2, true, mode, false>}};
+  return {2,
+          4,
+          {nullptr, computeTile<3, 2, 2, false, mode, false>, computeTile<3, 3, 2, false, mode, false>,
+           computeTile<3, 4, 2, false, mode, false>},
+          {nullptr, computeTile<3, 2, 2, true, mode, false>, computeTile<3, 3, 2, true, mode, false>,
+           computeTile<3, 4, 2, true, mode, false>}};
 }
 template <Mode mode, bool kExpand>
 constexpr TileSet partialSet() {
   if constexpr (mode == kElu)
     return {1, 1, {computePartialTile<1, mode, kExpand>}, {computePartialTile<1, mode, kExpand>}};
   else
-    return {1, 4,
-          {computePartialTile<1, mode, kExpand>, computePartialTile<2, mode, kExpand>, computePartialTile<3, mode, kExpand>,
-           computePartialTile<4, mode, kExpand>},
-          {computePartialTile<1, mode, kExpand>, computePartialTile<2, mode, kExpand>, computePartialTile<3, mode, kExpand>,
-           computePartialTile<4, mode, kExpand>}};
+    return {1,
+            4,
+            {computePartialTile<1, mode, kExpand>, computePartialTile<2, mode, kExpand>,
+             computePartialTile<3, mode, kExpand>, computePartialTile<4, mode, kExpand>},
+            {computePartialTile<1, mode, kExpand>, computePartialTile<2, mode, kExpand>,
+             computePartialTile<3, mode, kExpand>, computePartialTile<4, mode, kExpand>}};
 }
-const TileSet kAnyTiles[4] = {anySet<kPlain, false>(), anySet<kRelu, false>(), anySet<kAffine, false>(), eluSet<false>()};
+const TileSet kAnyTiles[4] = {anySet<kPlain, false>(), anySet<kRelu, false>(), anySet<kAffine, false>(),
+                              eluSet<false>()};
 const TileSet kTiles3[3] = {slidingSet<3, kPlain>(), slidingSet<3, kRelu>(), slidingSet<3, kAffine>()};
 const TileSet kTiles5[3] = {slidingSet<5, kPlain>(), slidingSet<5, kRelu>(), slidingSet<5, kAffine>()};
 #if SEPCONV_VECTOR_BYTES < 64
@@ -285,7 +301,8 @@ const TileSet& tilesFor(const DepthwiseWindow& w, Mode mode, ptrdiff_t pixels, p
   if (expand) return kExpandedTiles[mode == kElu];
   if (w.strideWidth != 1 || w.dilationWidth != 1 || mode == kElu) return kAnyTiles[mode];
 #if SEPCONV_VECTOR_BYTES < 64
-  if (w.kernelWidth == 3 && w.pixelDistance % 128 == 0 && channels >= 2 * kWidth && pixels >= kPairedTiles[mode].least) return kPairedTiles[mode];
+  if (w.kernelWidth == 3 && w.pixelDistance % 128 == 0 && channels >= 2 * kWidth && pixels >= kPairedTiles[mode].least)
+    return kPairedTiles[mode];
 #endif
   if (w.kernelWidth == 3 && pixels >= kTiles3[mode].least) return kTiles3[mode];
   if (w.kernelWidth == 5 && pixels >= kTiles5[mode].least) return kTiles5[mode];
@@ -293,8 +310,8 @@ const TileSet& tilesFor(const DepthwiseWindow& w, Mode mode, ptrdiff_t pixels, p
 }
 
 // What is too rare for every tile: elu, and the gate of elu, over a run just stored.
-__attribute__((noinline)) void finishElu(const DepthwiseOperands& o, float* y, ptrdiff_t yDistance, const float* gate, ptrdiff_t gateDistance,
-                                         ptrdiff_t pixels, ptrdiff_t channels) {
+__attribute__((noinline)) void finishElu(const DepthwiseOperands& o, float* y, ptrdiff_t yDistance, const float* gate,
+                                         ptrdiff_t gateDistance, ptrdiff_t pixels, ptrdiff_t channels) {
   for (ptrdiff_t p = 0; p < pixels; ++p)
     for (ptrdiff_t c = 0; c < channels; c += kWidth) {
       const int n = channels - c < kWidth ? static_cast<int>(channels - c) : static_cast<int>(kWidth);
@@ -320,9 +337,10 @@ inline Range insideRange(ptrdiff_t first, ptrdiff_t step, ptrdiff_t taps, ptrdif
 
 inline DepthwiseOperands operandsAt(const DepthwiseOperands& o, ptrdiff_t channel, ptrdiff_t input) {
   const auto at = [](const float* p, ptrdiff_t offset) { return p ? p + offset : nullptr; };
-  return {o.filter + channel,   at(o.inputScale, input),   at(o.inputShift, input),   o.inputActivation,
-          at(o.scale, channel), at(o.shift, channel),      o.activation,              at(o.gateScale, channel),
-          at(o.gateShift, channel), o.gateActivation};
+  return {o.filter + channel, at(o.inputScale, input),  at(o.inputShift, input),
+          o.inputActivation,  at(o.scale, channel),     at(o.shift, channel),
+          o.activation,       at(o.gateScale, channel), at(o.gateShift, channel),
+          o.gateActivation};
 }
 
 void run(const DepthwiseWindow& w, const DepthwiseOperands& operands, const DepthwiseRun& r) {
@@ -375,7 +393,8 @@ void run(const DepthwiseWindow& w, const DepthwiseOperands& operands, const Dept
 #include "depthwise_gradient.inl"
 
 template <Mode mode>
-void stage(const DepthwiseOperands& o, const float* x, ptrdiff_t xDistance, float* y, ptrdiff_t yDistance, ptrdiff_t pixels, ptrdiff_t channels) {
+void stage(const DepthwiseOperands& o, const float* x, ptrdiff_t xDistance, float* y, ptrdiff_t yDistance,
+           ptrdiff_t pixels, ptrdiff_t channels) {
   for (ptrdiff_t p = 0; p < pixels; ++p, x += xDistance, y += yDistance) {
     ptrdiff_t c = 0;
     for (; c + kWidth <= channels; c += kWidth) {
@@ -389,14 +408,15 @@ void stage(const DepthwiseOperands& o, const float* x, ptrdiff_t xDistance, floa
   }
 }
 
-void prologue(const DepthwiseOperands& o, const float* x, ptrdiff_t xDistance, float* y, ptrdiff_t yDistance, ptrdiff_t pixels,
-              ptrdiff_t channels) {
+void prologue(const DepthwiseOperands& o, const float* x, ptrdiff_t xDistance, float* y, ptrdiff_t yDistance,
+              ptrdiff_t pixels, ptrdiff_t channels) {
   static constexpr decltype(&stage<kPlain>) kStages[] = {stage<kPlain>, stage<kRelu>, stage<kAffine>, stage<kElu>};
   kStages[modeOf(o)](o, x, xDistance, y, yDistance, pixels, channels);
 }
 
-void sumMultiplier(const DepthwiseOperands& o, const float* x, ptrdiff_t xDistance, float* y, ptrdiff_t yDistance, const float* gate,
-                   ptrdiff_t gateDistance, ptrdiff_t pixels, ptrdiff_t channels, ptrdiff_t multiplier) {
+void sumMultiplier(const DepthwiseOperands& o, const float* x, ptrdiff_t xDistance, float* y, ptrdiff_t yDistance,
+                   const float* gate, ptrdiff_t gateDistance, ptrdiff_t pixels, ptrdiff_t channels,
+                   ptrdiff_t multiplier) {
   for (ptrdiff_t p = 0; p < pixels; ++p, x += xDistance, y += yDistance) {
     for (ptrdiff_t c = 0; c < channels; ++c) {
       float sum = 0;
@@ -413,4 +433,5 @@ void sumMultiplier(const DepthwiseOperands& o, const float* x, ptrdiff_t xDistan
 
 }  // namespace depthwise
 
-const DepthwiseTable depthwiseTable = {depthwise::run, depthwise::filterGradient, depthwise::prologue, depthwise::sumMultiplier};
+const DepthwiseTable depthwiseTable = {depthwise::run, depthwise::filterGradient, depthwise::prologue,
+                                       depthwise::sumMultiplier};

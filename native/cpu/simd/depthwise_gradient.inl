@@ -1,7 +1,8 @@
-// The filter gradient of depthwise.h; included by depthwise.inl within its namespace. Stride 1 and 3 or 5 wide: the sums of some kernel
-// rows and the last K gradients stay in registers while the input slides past, so each gradient is loaded once and each input once per
-// kernel row. Otherwise up to kTaps taps, each an input pointer of its own, share one load of the gradient. Either way kTaps or so sums
-// grow side by side, enough to cover an FMA's latency of 4 cycles. Products with padding are left out, not multiplied by zero.
+// The filter gradient of depthwise.h; included by depthwise.inl within its namespace. Stride 1 and 3 or 5 wide: the
+// sums of some kernel rows and the last K gradients stay in registers while the input slides past, so each gradient is
+// loaded once and each input once per kernel row. Otherwise up to kTaps taps, each an input pointer of its own, share
+// one load of the gradient. Either way kTaps or so sums grow side by side, enough to cover an FMA's latency of 4
+// cycles. Products with padding are left out, not multiplied by zero.
 
 enum { kTaps = 9, kSlidingRows3 = 3, kSlidingRows5 = SEPCONV_VECTOR_BYTES == 64 ? 5 : 2 };
 
@@ -28,11 +29,12 @@ inline VectorInt lanesFrom(ptrdiff_t first) {
   return lane >= static_cast<int32_t>(first);
 }
 
-// Columns [0, K - 1) of the inputs belong to fewer than K pixels, as do those past the last pixel; either may be padding. Needs at
-// least K - 1 pixels, and no padding in between.
+// Columns [0, K - 1) of the inputs belong to fewer than K pixels, as do those past the last pixel; either may be
+// padding. Needs at least K - 1 pixels, and no padding in between.
 template <int K, int R, Mode mode>
 void slide(const Slice& s) {
-  ptrdiff_t done = 0;  // channels below are complete: the last vector may overlap the one before, whose sums must not grow twice
+  ptrdiff_t done =
+      0;  // channels below are complete: the last vector may overlap the one before, whose sums must not grow twice
   for (ptrdiff_t c = 0; c < s.channels; c += kWidth) {
     const ptrdiff_t channel = c + kWidth <= s.channels ? c : s.channels - kWidth;
     const Reader<mode, false, false> read(*s.operands, channel, s.channels, 1);
@@ -116,23 +118,25 @@ void addTaps(const Slice& s) {
 
 template <Mode mode, bool kExpand, bool kPartial>
 struct TapFunctions {
-  static constexpr SliceFunction value[kTaps] = {addTaps<1, mode, kExpand, kPartial>, addTaps<2, mode, kExpand, kPartial>,
-                                                 addTaps<3, mode, kExpand, kPartial>, addTaps<4, mode, kExpand, kPartial>,
-                                                 addTaps<5, mode, kExpand, kPartial>, addTaps<6, mode, kExpand, kPartial>,
-                                                 addTaps<7, mode, kExpand, kPartial>, addTaps<8, mode, kExpand, kPartial>,
-                                                 addTaps<9, mode, kExpand, kPartial>};
+  static constexpr SliceFunction value[kTaps] = {
+      addTaps<1, mode, kExpand, kPartial>, addTaps<2, mode, kExpand, kPartial>, addTaps<3, mode, kExpand, kPartial>,
+      addTaps<4, mode, kExpand, kPartial>, addTaps<5, mode, kExpand, kPartial>, addTaps<6, mode, kExpand, kPartial>,
+      addTaps<7, mode, kExpand, kPartial>, addTaps<8, mode, kExpand, kPartial>, addTaps<9, mode, kExpand, kPartial>};
 };
 template <Mode mode>
 struct SlideFunctions {
   static constexpr SliceFunction three[kSlidingRows3] = {slide<3, 1, mode>, slide<3, 2, mode>, slide<3, 3, mode>};
 #if SEPCONV_VECTOR_BYTES == 64
-  static constexpr SliceFunction five[kSlidingRows5] = {slide<5, 1, mode>, slide<5, 2, mode>, slide<5, 3, mode>, slide<5, 4, mode>, slide<5, 5, mode>};
+  static constexpr SliceFunction five[kSlidingRows5] = {slide<5, 1, mode>, slide<5, 2, mode>, slide<5, 3, mode>,
+                                                        slide<5, 4, mode>, slide<5, 5, mode>};
 #else
   static constexpr SliceFunction five[kSlidingRows5] = {slide<5, 1, mode>, slide<5, 2, mode>};
 #endif
 };
-const SliceFunction* const kSlides3[3] = {SlideFunctions<kPlain>::three, SlideFunctions<kRelu>::three, SlideFunctions<kAffine>::three};
-const SliceFunction* const kSlides5[3] = {SlideFunctions<kPlain>::five, SlideFunctions<kRelu>::five, SlideFunctions<kAffine>::five};
+const SliceFunction* const kSlides3[3] = {SlideFunctions<kPlain>::three, SlideFunctions<kRelu>::three,
+                                          SlideFunctions<kAffine>::three};
+const SliceFunction* const kSlides5[3] = {SlideFunctions<kPlain>::five, SlideFunctions<kRelu>::five,
+                                          SlideFunctions<kAffine>::five};
 
 // Loops over up to `most` taps. Elu is staged by whoever can; here it works, one tap at a time.
 struct TapLoops {
@@ -143,9 +147,11 @@ const SliceFunction kEluTaps[2][2] = {{addTaps<1, kElu, false, false>, addTaps<1
                                       {addTaps<1, kElu, true, false>, addTaps<1, kElu, true, true>}};
 TapLoops tapLoops(Mode mode, bool expand, bool partial) {
   if (mode == kElu) return {&kEluTaps[expand][partial], 1};
-  if (partial) return {expand ? TapFunctions<kAffine, true, true>::value : TapFunctions<kAffine, false, true>::value, kTaps};
+  if (partial)
+    return {expand ? TapFunctions<kAffine, true, true>::value : TapFunctions<kAffine, false, true>::value, kTaps};
   if (expand) return {TapFunctions<kAffine, true, false>::value, kTaps};
-  static constexpr const SliceFunction* kFunctions[3] = {TapFunctions<kPlain, false, false>::value, TapFunctions<kRelu, false, false>::value,
+  static constexpr const SliceFunction* kFunctions[3] = {TapFunctions<kPlain, false, false>::value,
+                                                         TapFunctions<kRelu, false, false>::value,
                                                          TapFunctions<kAffine, false, false>::value};
   return {kFunctions[mode], kTaps};
 }
@@ -165,13 +171,15 @@ void addEach(Slice& s, const TapLoops& loops, ptrdiff_t count, const Input& inpu
 }
 
 void filterGradient(const DepthwiseWindow& w, const DepthwiseOperands& operands, const DepthwiseFilterGradientRun& r) {
-  // A segment's lines of three input rows and the gradient take half of a 32 KB L1 even where their distance is a multiple of 512.
+  // A segment's lines of three input rows and the gradient take half of a 32 KB L1 even where their distance is a
+  // multiple of 512.
   constexpr ptrdiff_t kSegment = 32, kChannels = 64;
   const Range rows = insideRange(r.row * w.strideHeight - w.top, w.dilationHeight, w.kernelHeight, w.height);
   const ptrdiff_t rowCount = rows.end - rows.begin;
   const bool expand = w.multiplier > 1, partial = r.channels < kWidth;
   const Mode mode = modeOf(operands);
-  const bool slides = w.strideWidth == 1 && w.dilationWidth == 1 && (w.kernelWidth == 3 || w.kernelWidth == 5) && !partial && !expand && mode != kElu;
+  const bool slides = w.strideWidth == 1 && w.dilationWidth == 1 && (w.kernelWidth == 3 || w.kernelWidth == 5) &&
+                      !partial && !expand && mode != kElu;
   const TapLoops loops = tapLoops(mode, expand, partial);
   const ptrdiff_t block = kChannels * w.multiplier;
   const ptrdiff_t segments = (r.pixels + kSegment - 1) / kSegment;
@@ -191,7 +199,8 @@ void filterGradient(const DepthwiseWindow& w, const DepthwiseOperands& operands,
     const DepthwiseOperands o = operandsAt(operands, begin, inputBegin);
     s.operands = &o;
     s.channels = channels;
-    const float* x = r.x + inputBegin + (r.row * w.strideHeight - w.top + rows.begin * w.dilationHeight) * w.rowDistance;
+    const float* x =
+        r.x + inputBegin + (r.row * w.strideHeight - w.top + rows.begin * w.dilationHeight) * w.rowDistance;
     float* sums = r.sums + begin + rows.begin * sumRow;
     for (ptrdiff_t segment = 0; segment < segments; ++segment) {
       const ptrdiff_t first = segment * r.pixels / segments, count = (segment + 1) * r.pixels / segments - first;
@@ -212,7 +221,9 @@ void filterGradient(const DepthwiseWindow& w, const DepthwiseOperands& operands,
         continue;
       }
       // Pixels whose taps all lie within the row take all taps together; the others take one tap column at a time.
-      const auto pixelsOf = [&](ptrdiff_t tap) { return insideRange(column + tap * w.dilationWidth, w.strideWidth, count, w.width); };
+      const auto pixelsOf = [&](ptrdiff_t tap) {
+        return insideRange(column + tap * w.dilationWidth, w.strideWidth, count, w.width);
+      };
       Range inner = {pixelsOf(0).begin, pixelsOf(w.kernelWidth - 1).end};
       if (inner.begin >= inner.end) inner = {count, count};
       const auto over = [&](ptrdiff_t from, ptrdiff_t to) {

@@ -1,5 +1,5 @@
-// Which instruction set's table is in force. Each table lives in a file compiled with that set's flags; this file is compiled for
-// the oldest processor of the architecture and asks cpuid.
+// Which instruction set's table is in force. Each table lives in a file compiled with that set's flags; this file is
+// compiled for the oldest processor of the architecture and asks cpuid.
 #include <cstring>
 
 #include "table.h"
@@ -46,8 +46,8 @@ const Tables& tables() {
 #if defined(__x86_64__)
     __builtin_cpu_init();
     const bool hasAvx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-    if (hasAvx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw") &&
-        __builtin_cpu_supports("avx512dq"))
+    if (hasAvx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
+        __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq"))
       found.add(avx512::table);
     if (hasAvx2) found.add(avx2::table);
 #elif defined(__aarch64__)

@@ -1,15 +1,16 @@
 // Matrix products for the convolution family. The right operand (the filter) lies in panels of `panel` columns,
-// [ceil(n / panel)][k][panel], zero beyond n; the left operand is read where it lies, row by row, so that activations in NHWC need no
-// packing. A tile of the output (rows x panel) stays in registers while k runs; what follows the sum (scale, shift, residual,
-// activation) happens there too. Tiles are spread evenly over the rows, so no shape leaves a thin last tile behind.
+// [ceil(n / panel)][k][panel], zero beyond n; the left operand is read where it lies, row by row, so that activations
+// in NHWC need no packing. A tile of the output (rows x panel) stays in registers while k runs; what follows the sum
+// (scale, shift, residual, activation) happens there too. Tiles are spread evenly over the rows, so no shape leaves a
+// thin last tile behind.
 #pragma once
 #include <cstddef>
 #include <cstdint>
 
 namespace sepconv::cpu {
 
-// y = activation(sum * scale[column] + shift[column] + residual), then times gateActivation'(gate). Null: 1, 0, 0 and no gate.
-// residual and gate are laid out as the output. Activations are the values of sepconv::Activation.
+// y = activation(sum * scale[column] + shift[column] + residual), then times gateActivation'(gate). Null: 1, 0, 0 and
+// no gate. residual and gate are laid out as the output. Activations are the values of sepconv::Activation.
 struct Epilogue {
   const float* scale;
   const float* shift;
@@ -20,8 +21,8 @@ struct Epilogue {
 };
 
 // c[line, row, column] = epilogue(sum over segment s and k of a[line, row, s, k] * b[s * depth + k, column]).
-// A line is a run of `rows` output pixels whose left rows are `aRow` floats apart; segments are the taps of a convolution, at offsets
-// (in floats) from the row's start, and a plain product has one segment at offset 0.
+// A line is a run of `rows` output pixels whose left rows are `aRow` floats apart; segments are the taps of a
+// convolution, at offsets (in floats) from the row's start, and a plain product has one segment at offset 0.
 struct Product {
   const float* a;
   ptrdiff_t aLine, aRow;
@@ -34,8 +35,9 @@ struct Product {
   Epilogue epilogue;  // pointers to the values of c's first element
 };
 
-// c[row, column] (+)= sum over k of a[k, row] * b[k, column], both operands packed: a in panels [ceil(rows / aPanel)][depth][aPanel],
-// b in panels [ceil(columns / panel)][depth][panel], zero beyond rows and columns. The reduction runs over pixels: filter gradients.
+// c[row, column] (+)= sum over k of a[k, row] * b[k, column], both operands packed: a in panels [ceil(rows /
+// aPanel)][depth][aPanel], b in panels [ceil(columns / panel)][depth][panel], zero beyond rows and columns. The
+// reduction runs over pixels: filter gradients.
 struct OuterProduct {
   const float* a;
   ptrdiff_t aPanel;  // 1 .. GemmTable::rows
@@ -52,14 +54,17 @@ struct GemmTable {
   int panel;  // columns of a tile and of a packed filter's panels
   void (*product)(const Product& product);
   void (*outerProduct)(const OuterProduct& product);
-  // packed[k][width] = source[k * row + j] for j < columns, then zeros; activated. Filters (width = panel) and operands of outer products.
-  void (*packColumns)(const float* source, ptrdiff_t row, ptrdiff_t depth, ptrdiff_t columns, ptrdiff_t width, int activation, float* packed);
+  // packed[k][width] = source[k * row + j] for j < columns, then zeros; activated. Filters (width = panel) and operands
+  // of outer products.
+  void (*packColumns)(const float* source, ptrdiff_t row, ptrdiff_t depth, ptrdiff_t columns, ptrdiff_t width,
+                      int activation, float* packed);
   // packed[k][panel] = source[j * row + k]: the panel of a transposed filter.
   void (*packTransposed)(const float* source, ptrdiff_t row, ptrdiff_t depth, ptrdiff_t columns, float* packed);
   // target = activation(source); n floats.
   void (*activate)(const float* source, float* target, ptrdiff_t n, int activation);
   // Mean and sum of squared deviations from it of every column.
-  void (*columnMoments)(const float* source, ptrdiff_t row, ptrdiff_t rows, ptrdiff_t columns, float* mean, float* deviations);
+  void (*columnMoments)(const float* source, ptrdiff_t row, ptrdiff_t rows, ptrdiff_t columns, float* mean,
+                        float* deviations);
   // target = sum of `count` vectors that lie `stride` floats apart, added in order.
   void (*sum)(const float* source, ptrdiff_t stride, ptrdiff_t count, ptrdiff_t n, float* target);
 };

@@ -1,12 +1,13 @@
-// The loops behind gemm.h. One register tile is R rows by V vectors; its accumulators, V vectors of the panel and one broadcast
-// element of the left operand fill the registers: 14 x 2 of 64 bytes with AVX-512 (28 + 2 + 1 of 32), 6 x 2 of 32 bytes with AVX2
-// (12 + 2 + 1 of 16), 8 x 2 of 16 bytes with NEON, 4 x 2 with SSE2, where multiply and add are two instructions. Columns that fit one
-// vector take taller tiles, since 6 sums in flight do not cover an FMA's latency. k is cut into blocks of kDepth so that a
-// block of the panel stays in L1 while all rows pass over it; sums wait in the output meanwhile.
+// The loops behind gemm.h. One register tile is R rows by V vectors; its accumulators, V vectors of the panel and one
+// broadcast element of the left operand fill the registers: 14 x 2 of 64 bytes with AVX-512 (28 + 2 + 1 of 32), 6 x 2
+// of 32 bytes with AVX2 (12 + 2 + 1 of 16), 8 x 2 of 16 bytes with NEON, 4 x 2 with SSE2, where multiply and add are
+// two instructions. Columns that fit one vector take taller tiles, since 6 sums in flight do not cover an FMA's
+// latency. k is cut into blocks of kDepth so that a block of the panel stays in L1 while all rows pass over it; sums
+// wait in the output meanwhile.
 #include "activation.inl"
 
-// Sums must be unrolled to live in registers. Not so in the table `wide`, whose 64-byte vectors are two registers each: it has the tiles of
-// AVX-512 for tests' sake, and unrolled it would only be long to compile.
+// Sums must be unrolled to live in registers. Not so in the table `wide`, whose 64-byte vectors are two registers each:
+// it has the tiles of AVX-512 for tests' sake, and unrolled it would only be long to compile.
 #define SEPCONV_PRAGMA(text) _Pragma(#text)
 #if SEPCONV_VECTOR_BYTES == 64 && !defined(__AVX512F__)
 #define SEPCONV_UNROLL(n) SEPCONV_PRAGMA(GCC unroll 1)
@@ -62,7 +63,8 @@ inline void storeColumns(float* p, Vector v, ptrdiff_t n) {
     storePartial(p, v, static_cast<int>(n));
 }
 
-// What is too rare to be worth registers or code in every tile: elu and the gate of an input gradient, on the tile just stored.
+// What is too rare to be worth registers or code in every tile: elu and the gate of an input gradient, on the tile just
+// stored.
 __attribute__((noinline)) void finish(const Tile& t, ptrdiff_t rows) {
   for (ptrdiff_t i = 0; i < rows; ++i)
     for (ptrdiff_t j = 0; j < t.columns; j += kWidth) {
@@ -102,9 +104,8 @@ void multiplyTile(const Tile& t) {
   if (!t.first) {
     if (!whole) copyIn(t, R, edge, kColumns);
     SEPCONV_UNROLL(16)
-    for (int i = 0; i < R; ++i)
-      SEPCONV_UNROLL(2)
-      for (int j = 0; j < V; ++j) sum[i][j] = load(c + i * cRow + j * kWidth);
+    for (int i = 0; i < R; ++i) SEPCONV_UNROLL(2)
+    for (int j = 0; j < V; ++j) sum[i][j] = load(c + i * cRow + j * kWidth);
   }
   const float* b = t.b;
   const ptrdiff_t aRow = t.aRow;
@@ -132,34 +133,31 @@ void multiplyTile(const Tile& t) {
     }
     if (t.residual && whole) {
       SEPCONV_UNROLL(16)
-      for (int i = 0; i < R; ++i)
-        SEPCONV_UNROLL(2)
-        for (int j = 0; j < V; ++j) sum[i][j] += load(t.residual + i * t.cRow + j * kWidth);
+      for (int i = 0; i < R; ++i) SEPCONV_UNROLL(2)
+      for (int j = 0; j < V; ++j) sum[i][j] += load(t.residual + i * t.cRow + j * kWidth);
     }
     if (t.activation == kActivationRelu && whole) {
       SEPCONV_UNROLL(16)
-      for (int i = 0; i < R; ++i)
-        SEPCONV_UNROLL(2)
-        for (int j = 0; j < V; ++j) sum[i][j] = relu(sum[i][j]);
+      for (int i = 0; i < R; ++i) SEPCONV_UNROLL(2)
+      for (int j = 0; j < V; ++j) sum[i][j] = relu(sum[i][j]);
     }
   }
   SEPCONV_UNROLL(16)
-  for (int i = 0; i < R; ++i)
-    SEPCONV_UNROLL(2)
-    for (int j = 0; j < V; ++j) store(c + i * cRow + j * kWidth, sum[i][j]);
+  for (int i = 0; i < R; ++i) SEPCONV_UNROLL(2)
+  for (int j = 0; j < V; ++j) store(c + i * cRow + j * kWidth, sum[i][j]);
   if (!whole) copyOut(t, R, edge, kColumns);
   if (t.last && (t.gate || t.activation == kActivationElu)) finish(t, R);
 }
 
 using TileFunction = void (*)(const Tile&);
 // Rows 1 .. 14; a tile taller than what this instruction set takes stands for a tile of one row and is never called.
-#define SEPCONV_TILES(function, most, V)                                                                                            \
-  {                                                                                                                                 \
-    function<1, V>, function<most >= 2 ? 2 : 1, V>, function<most >= 3 ? 3 : 1, V>, function<most >= 4 ? 4 : 1, V>,                 \
-        function<most >= 5 ? 5 : 1, V>, function<most >= 6 ? 6 : 1, V>, function<most >= 7 ? 7 : 1, V>,                             \
-        function<most >= 8 ? 8 : 1, V>, function<most >= 9 ? 9 : 1, V>, function<most >= 10 ? 10 : 1, V>,                           \
-        function<most >= 11 ? 11 : 1, V>, function<most >= 12 ? 12 : 1, V>, function<most >= 13 ? 13 : 1, V>,                       \
-        function<most >= 14 ? 14 : 1, V>,                                                                                           \
+#define SEPCONV_TILES(function, most, V)                                                                            \
+  {                                                                                                                 \
+    function<1, V>, function<most >= 2 ? 2 : 1, V>, function<most >= 3 ? 3 : 1, V>, function<most >= 4 ? 4 : 1, V>, \
+        function<most >= 5 ? 5 : 1, V>, function<most >= 6 ? 6 : 1, V>, function<most >= 7 ? 7 : 1, V>,             \
+        function<most >= 8 ? 8 : 1, V>, function<most >= 9 ? 9 : 1, V>, function<most >= 10 ? 10 : 1, V>,           \
+        function<most >= 11 ? 11 : 1, V>, function<most >= 12 ? 12 : 1, V>, function<most >= 13 ? 13 : 1, V>,       \
+        function<most >= 14 ? 14 : 1, V>,                                                                           \
   }
 constexpr TileFunction kTiles[14] = SEPCONV_TILES(multiplyTile, kRows, 2);
 constexpr TileFunction kNarrowTiles[14] = SEPCONV_TILES(multiplyTile, kNarrowRows, 1);
@@ -216,7 +214,8 @@ void product(const Product& p) {
   }
 }
 
-// One tile of an outer product: rows and columns beyond those asked for multiply the operands' padding and are not stored.
+// One tile of an outer product: rows and columns beyond those asked for multiply the operands' padding and are not
+// stored.
 struct OuterTile {
   const float* a;
   const float* b;
@@ -257,14 +256,12 @@ void multiplyOuterTile(const OuterTile& t) {
   const ptrdiff_t cRow = whole ? t.cRow : static_cast<ptrdiff_t>(kColumns);
   if (whole && t.accumulate) {
     SEPCONV_UNROLL(16)
-    for (int i = 0; i < R; ++i)
-      SEPCONV_UNROLL(2)
-      for (int j = 0; j < V; ++j) sum[i][j] += load(c + i * cRow + j * kWidth);
+    for (int i = 0; i < R; ++i) SEPCONV_UNROLL(2)
+    for (int j = 0; j < V; ++j) sum[i][j] += load(c + i * cRow + j * kWidth);
   }
   SEPCONV_UNROLL(16)
-  for (int i = 0; i < R; ++i)
-    SEPCONV_UNROLL(2)
-    for (int j = 0; j < V; ++j) store(c + i * cRow + j * kWidth, sum[i][j]);
+  for (int i = 0; i < R; ++i) SEPCONV_UNROLL(2)
+  for (int j = 0; j < V; ++j) store(c + i * cRow + j * kWidth, sum[i][j]);
   if (!whole) copyOut(t, edge, kColumns);
 }
 
@@ -290,9 +287,10 @@ void outerProduct(const OuterProduct& p) {
   }
 }
 
-// Panels whose width is no multiple of a vector are written with whole vectors that the next row overwrites in part; `safe` rows have
-// enough source and target behind them for that.
-void packColumns(const float* source, ptrdiff_t row, ptrdiff_t depth, ptrdiff_t columns, ptrdiff_t width, int activation, float* packed) {
+// Panels whose width is no multiple of a vector are written with whole vectors that the next row overwrites in part;
+// `safe` rows have enough source and target behind them for that.
+void packColumns(const float* source, ptrdiff_t row, ptrdiff_t depth, ptrdiff_t columns, ptrdiff_t width,
+                 int activation, float* packed) {
   const ptrdiff_t covered = quotientUp(width, kWidth) * kWidth;
   ptrdiff_t safe = 0;
   if (columns == width) {
@@ -322,7 +320,9 @@ void packTransposed(const float* source, ptrdiff_t row, ptrdiff_t depth, ptrdiff
 void activateAll(const float* source, float* target, ptrdiff_t n, int activation) {
   ptrdiff_t i = 0;
   for (; i + kWidth <= n; i += kWidth) store(target + i, activate(load(source + i), activation));
-  if (i < n) storePartial(target + i, activate(loadPartial(source + i, static_cast<int>(n - i)), activation), static_cast<int>(n - i));
+  if (i < n)
+    storePartial(target + i, activate(loadPartial(source + i, static_cast<int>(n - i)), activation),
+                 static_cast<int>(n - i));
 }
 
 // Four sums over every fourth row, so that the adds do not wait for each other.
@@ -330,20 +330,21 @@ template <class Term>
 inline Vector columnSum(const float* source, ptrdiff_t row, ptrdiff_t rows, ptrdiff_t columns, const Term& term) {
   Vector sum[4] = {};
   ptrdiff_t i = 0;
-  for (; i + 4 <= rows; i += 4)
-    SEPCONV_UNROLL(4)
-    for (int q = 0; q < 4; ++q) sum[q] += term(loadColumns(source + (i + q) * row, columns));
+  for (; i + 4 <= rows; i += 4) SEPCONV_UNROLL(4)
+  for (int q = 0; q < 4; ++q) sum[q] += term(loadColumns(source + (i + q) * row, columns));
   for (; i < rows; ++i) sum[0] += term(loadColumns(source + i * row, columns));
   return (sum[0] + sum[1]) + (sum[2] + sum[3]);
 }
 
-void columnMoments(const float* source, ptrdiff_t row, ptrdiff_t rows, ptrdiff_t columns, float* mean, float* deviations) {
+void columnMoments(const float* source, ptrdiff_t row, ptrdiff_t rows, ptrdiff_t columns, float* mean,
+                   float* deviations) {
   const Vector share = broadcast(1.0f / static_cast<float>(rows));
   for (ptrdiff_t j = 0; j < columns; j += kWidth) {
     const ptrdiff_t n = columns - j;
     const Vector average = columnSum(source + j, row, rows, n, [](Vector x) { return x; }) * share;
     storeColumns(mean + j, average, n);
-    storeColumns(deviations + j, columnSum(source + j, row, rows, n, [=](Vector x) { return (x - average) * (x - average); }), n);
+    storeColumns(deviations + j,
+                 columnSum(source + j, row, rows, n, [=](Vector x) { return (x - average) * (x - average); }), n);
   }
 }
 
@@ -358,6 +359,6 @@ void sum(const float* source, ptrdiff_t stride, ptrdiff_t count, ptrdiff_t n, fl
 }  // namespace gemm
 
 constexpr GemmTable gemmTable = {
-    gemm::kRows,       gemm::kPanel,         gemm::product,     gemm::outerProduct, gemm::packColumns,
+    gemm::kRows,          gemm::kPanel,      gemm::product,       gemm::outerProduct, gemm::packColumns,
     gemm::packTransposed, gemm::activateAll, gemm::columnMoments, gemm::sum,
 };

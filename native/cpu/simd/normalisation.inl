@@ -26,8 +26,10 @@ static void normalisationScaleShift(const float* x, const float* scale, const fl
   const ptrdiff_t whole = c - c % kWidth;
   const int rest = static_cast<int>(c - whole);
   for (ptrdiff_t r = 0; r < rows; ++r) {
-    for (ptrdiff_t j = 0; j < whole; j += kWidth) store(y + r * c + j, at(r, j, [](const float* p) { return load(p); }));
-    if (rest) storePartial(y + r * c + whole, at(r, whole, [rest](const float* p) { return loadPartial(p, rest); }), rest);
+    for (ptrdiff_t j = 0; j < whole; j += kWidth)
+      store(y + r * c + j, at(r, j, [](const float* p) { return load(p); }));
+    if (rest)
+      storePartial(y + r * c + whole, at(r, whole, [rest](const float* p) { return loadPartial(p, rest); }), rest);
   }
 }
 
@@ -45,8 +47,7 @@ static void normalisationGradientSums(const float* dy, const float* x, const flo
 static void normalisationGradientApply(const float* dy, const float* x, const float* mean, const float* a,
                                        const float* b, const float* d, ptrdiff_t rows, ptrdiff_t c, float* dx) {
   for (ptrdiff_t r = 0; r < rows; ++r)
-    for (ptrdiff_t j = 0; j < c; ++j)
-      dx[r * c + j] = a[j] * dy[r * c + j] + (b[j] * (x[r * c + j] - mean[j]) + d[j]);
+    for (ptrdiff_t j = 0; j < c; ++j) dx[r * c + j] = a[j] * dy[r * c + j] + (b[j] * (x[r * c + j] - mean[j]) + d[j]);
 }
 
 static const NormalisationTable normalisationTable = {normalisationMoments, normalisationScaleShift,

@@ -5,7 +5,8 @@
 namespace sepconv::cpu {
 
 struct PoolingTable {
-  // y[c] = max over the taps of x[tap][c] (+ residual[c]); a NaN among them wins. `taps` are the valid ones, at least one.
+  // y[c] = max over the taps of x[tap][c] (+ residual[c]); a NaN among them wins. `taps` are the valid ones, at least
+  // one.
   void (*maximum)(const float* const* taps, ptrdiff_t count, const float* residual, ptrdiff_t c, float* y);
   // y[c] = factor * sum over the taps of x[tap][c].
   void (*average)(const float* const* taps, ptrdiff_t count, float factor, ptrdiff_t c, float* y);

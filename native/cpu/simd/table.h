@@ -1,5 +1,5 @@
-// The primitives that are compiled once per instruction set (scalar, avx2, avx512, neon) from one source, as tables of plain
-// functions. Kernels ask simd() for the table in force and never look at the instruction set themselves.
+// The primitives that are compiled once per instruction set (scalar, avx2, avx512, neon) from one source, as tables of
+// plain functions. Kernels ask simd() for the table in force and never look at the instruction set themselves.
 #pragma once
 #include "depthwise.h"
 #include "elementwise.h"
@@ -19,12 +19,13 @@ struct SimdTable {
   ElementwiseTable elementwise;
 };
 
-// The table in force on the calling thread: the best one that this processor runs, unless another one was selected. An executor
-// selects its own on whatever thread runs its programs, and a parallel region hands the caller's to the workers, so executors of
-// different instruction sets live side by side in one process.
+// The table in force on the calling thread: the best one that this processor runs, unless another one was selected. An
+// executor selects its own on whatever thread runs its programs, and a parallel region hands the caller's to the
+// workers, so executors of different instruction sets live side by side in one process.
 const SimdTable& simd();
-// Names of the tables that this processor runs, best first; `wide` (64-byte vectors in AVX2 code, for tests of the 512-bit tiling on
-// processors that lack AVX-512; only in builds with SEPCONV_WIDE=1) comes last and is never chosen by itself.
+// Names of the tables that this processor runs, best first; `wide` (64-byte vectors in AVX2 code, for tests of the
+// 512-bit tiling on processors that lack AVX-512; only in builds with SEPCONV_WIDE=1) comes last and is never chosen by
+// itself.
 const char* const* availableSimd(int* count);
 // A table by name (tests, benchmarks, SEPCONV_ISA); nullptr when this processor or build lacks it.
 const SimdTable* findSimd(const char* name);

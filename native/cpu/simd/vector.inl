@@ -1,6 +1,6 @@
-// Vectors of SEPCONV_VECTOR_BYTES bytes by GCC's and clang's vector extensions, inside the namespace of one instruction set.
-// No header of the C++ library may be included by the .inl files: an inline function compiled here with AVX-512 flags could
-// become the one copy that the linker keeps for every processor.
+// Vectors of SEPCONV_VECTOR_BYTES bytes by GCC's and clang's vector extensions, inside the namespace of one instruction
+// set. No header of the C++ library may be included by the .inl files: an inline function compiled here with AVX-512
+// flags could become the one copy that the linker keeps for every processor.
 #include <stddef.h>
 #include <stdint.h>
 
@@ -15,7 +15,9 @@ enum { kWidth = SEPCONV_VECTOR_BYTES / 4 };
 static inline Vector load(const float* p) { return *reinterpret_cast<const VectorUnaligned*>(p); }
 static inline void store(float* p, Vector v) { *reinterpret_cast<VectorUnaligned*>(p) = v; }
 static inline Vector broadcast(float x) { return x - Vector{}; }
-static inline Vector maximum(Vector a, Vector b) { return a > b ? a : b; }  // b where a is NaN: callers order the operands for that
+static inline Vector maximum(Vector a, Vector b) {
+  return a > b ? a : b;
+}  // b where a is NaN: callers order the operands for that
 static inline Vector minimum(Vector a, Vector b) { return a < b ? a : b; }
 
 // The first n < kWidth floats; the rest is zero and not read (not written).

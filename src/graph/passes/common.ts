@@ -22,8 +22,7 @@ export function mergeCommon(graph: Graph): Graph {
 }
 
 /** The attributes as a string that does not depend on the order in which they were given. */
-export const attributeKey = (node: Node): string =>
-  JSON.stringify(Object.entries(node.attributes).sort(([a], [b]) => (a < b ? -1 : 1)))
+export const attributeKey = (node: Node): string => JSON.stringify(Object.entries(node.attributes).sort(([a], [b]) => (a < b ? -1 : 1)))
 
-
-const emitCopy = (node: Node, inputs: readonly (Value | null)[], out: Graph) => out.emit(definitionOf(node), inputs, node.attributes, node.scope)
+const emitCopy = (node: Node, inputs: readonly (Value | null)[], out: Graph) =>
+  out.emit(definitionOf(node), inputs, node.attributes, node.scope)

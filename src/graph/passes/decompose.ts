@@ -13,7 +13,9 @@ export function decompose(graph: Graph): Graph {
   return rewrite(graph, (node, [x, gamma, beta]) => {
     if (node.name !== 'batchNorm') return undefined
     const [mean, variance] = emitAll(opDefinition('batchNormStatistics'), [x!])
-    const [scale, shift] = emitAll(opDefinition('batchNormCoefficients'), [mean!, variance!, gamma ?? null, beta ?? null], { epsilon: node.attributes.epsilon! })
+    const [scale, shift] = emitAll(opDefinition('batchNormCoefficients'), [mean!, variance!, gamma ?? null, beta ?? null], {
+      epsilon: node.attributes.epsilon!,
+    })
     return [emit(opDefinition('scaleShift'), [x!, scale!, shift!, null], { activation: 'none' }), mean!, variance!]
   })
 }

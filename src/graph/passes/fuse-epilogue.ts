@@ -26,7 +26,9 @@ export function fuseEpilogue(graph: Graph): Graph {
 
   return rewrite(graph, (node, inputs, out) => {
     const again = (host: Node, changes: Record<string, Value | null>, attributes = {}) =>
-      out.atScope(host.scope, () => [out.emit(definitionOf(host), withInputs(host.name, host.inputs, changes), { ...host.attributes, ...attributes }, host.scope)[0]!])
+      out.atScope(host.scope, () => [
+        out.emit(definitionOf(host), withInputs(host.name, host.inputs, changes), { ...host.attributes, ...attributes }, host.scope)[0]!,
+      ])
     const host = inputs[0]?.node
     switch (node.name) {
       case 'scaleShift': {
@@ -38,23 +40,36 @@ export function fuseEpilogue(graph: Graph): Graph {
         const filter = inputNamed(host, 'filter')!
         const common = { shift: newShift, residual }
         const activation = { activation: node.attributes.activation ?? 'none' }
-        if (scale && isStatic(scale) && isStatic(filter)) return again(host, { ...common, filter: scaleFilter(host, filter, scale) }, activation)
+        if (scale && isStatic(scale) && isStatic(filter))
+          return again(host, { ...common, filter: scaleFilter(host, filter, scale) }, activation)
         return again(host, { ...common, scale: product(oldScale, scale) ?? oldScale ?? scale }, activation)
       }
       case 'unary': {
         const name = node.attributes.function as string
         if (!host || !ACTIVATIONS.has(name) || !soleReader(node, 0)) return undefined
-        if (!(CONVOLUTIONS.has(host.name) || host.name === 'scaleShift') || host.attributes.activation !== 'none' || host.outputs.length > 1) return undefined
+        if (
+          !(CONVOLUTIONS.has(host.name) || host.name === 'scaleShift') ||
+          host.attributes.activation !== 'none' ||
+          host.outputs.length > 1
+        )
+          return undefined
         return again(host, {}, { activation: name })
       }
       case 'binary': {
         if (node.attributes.function !== 'add' || !inputs[0] || !inputs[1] || !sameShape(inputs[0].shape, inputs[1].shape)) return undefined
         const fits = (i: number, names: ReadonlySet<string>) => {
           const producer = inputs[i]!.node
-          return soleReader(node, i) && names.has(producer.name) && producer.outputs.length === 1 && !inputNamed(producer, 'residual') && (producer.attributes.activation ?? 'none') === 'none'
+          return (
+            soleReader(node, i) &&
+            names.has(producer.name) &&
+            producer.outputs.length === 1 &&
+            !inputNamed(producer, 'residual') &&
+            (producer.attributes.activation ?? 'none') === 'none'
+          )
         }
         for (const names of [new Set(['maxPool2d']), CONVOLUTIONS, new Set(['scaleShift'])])
-          for (const i of inputs[0].node.id > inputs[1].node.id ? [0, 1] : [1, 0]) if (fits(i, names)) return again(inputs[i]!.node, { residual: inputs[1 - i]! })
+          for (const i of inputs[0].node.id > inputs[1].node.id ? [0, 1] : [1, 0])
+            if (fits(i, names)) return again(inputs[i]!.node, { residual: inputs[1 - i]! })
         return undefined
       }
       default:
@@ -64,11 +79,13 @@ export function fuseEpilogue(graph: Graph): Graph {
 }
 
 /** Whether a convolution's result is still the plain product, perhaps scaled and shifted. */
-const isLinear = (node: Node): boolean => (node.attributes.activation ?? 'none') === 'none' && !inputNamed(node, 'residual') && node.outputs.length === 1
+const isLinear = (node: Node): boolean =>
+  (node.attributes.activation ?? 'none') === 'none' && !inputNamed(node, 'residual') && node.outputs.length === 1
 
 const multiply = (a: Value, b: Value) => emit(opDefinition('binary'), [a, b], { function: 'multiply' })
 const product = (a: Value | null, b: Value | null): Value | null => (a && b ? multiply(a, b) : a)
-const sum = (a: Value | null, b: Value | null): Value | null => (a && b ? emit(opDefinition('binary'), [a, b], { function: 'add' }) : (a ?? b))
+const sum = (a: Value | null, b: Value | null): Value | null =>
+  a && b ? emit(opDefinition('binary'), [a, b], { function: 'add' }) : (a ?? b)
 
 /** filter · scale over output channels; a depthwise filter [kh, kw, c, m] has its output channels on the last two axes. */
 function scaleFilter(host: Node, filter: Value, scale: Value): Value {

@@ -14,7 +14,13 @@ export function fuseSeparable(graph: Graph, target: Target): Graph {
   const uses = useCounts(graph)
   return rewrite(graph, (node, inputs) => {
     const depthwise = inputs[0]?.node
-    if (node.name !== 'pointwiseConv2d' || depthwise?.name !== 'depthwiseConv2d' || uses.get(node.inputs[0]!) !== 1 || node.outputs.length > 1) return undefined
+    if (
+      node.name !== 'pointwiseConv2d' ||
+      depthwise?.name !== 'depthwiseConv2d' ||
+      uses.get(node.inputs[0]!) !== 1 ||
+      node.outputs.length > 1
+    )
+      return undefined
     if (inputNamed(depthwise, 'scale') || inputNamed(depthwise, 'residual')) return undefined
     const [before, after] = [depthwise.attributes.activation as string, node.attributes.inputActivation as string]
     if (before !== 'none' && after !== 'none') return undefined
@@ -48,17 +54,32 @@ export function fuseSeparable(graph: Graph, target: Target): Graph {
 function separableShape(depthwise: Node, pointwise: Node): Parameters<Target['fusesSeparable']>[0] {
   const [kh, kw, cin, multiplier] = depthwise.inputs[1]!.shape as [number, number, number, number]
   const [, height, width] = depthwise.outputs[0]!.shape as [number, number, number, number]
-  return { kernel: [kh, kw], strides: depthwise.attributes.strides as unknown as [number, number], cin, multiplier, cout: pointwise.outputs[0]!.shape.at(-1)!, height, width }
+  return {
+    kernel: [kh, kw],
+    strides: depthwise.attributes.strides as unknown as [number, number],
+    cin,
+    multiplier,
+    cout: pointwise.outputs[0]!.shape.at(-1)!,
+    height,
+    width,
+  }
 }
 
 export function fuseStatistics(graph: Graph): Graph {
   const readBy = readers(graph)
   const statistics = (node: Node) => readBy.get(node.outputs[0]!)?.some((reader) => reader?.name === 'batchNormStatistics')
   return rewrite(graph, (node, inputs, out) => {
-    if (node.name === 'pointwiseConv2d' && node.outputs.length === 1 && node.attributes.activation === 'none' && !inputNamed(node, 'residual') && statistics(node))
+    if (
+      node.name === 'pointwiseConv2d' &&
+      node.outputs.length === 1 &&
+      node.attributes.activation === 'none' &&
+      !inputNamed(node, 'residual') &&
+      statistics(node)
+    )
       return out.emit(definitionOf(node), inputs, { ...node.attributes, statistics: true }, node.scope).slice(0, 1)
     const host = inputs[0]?.node
-    if (node.name === 'batchNormStatistics' && host?.name === 'pointwiseConv2d' && host.outputs.length === 3) return [host.outputs[1]!, host.outputs[2]!]
+    if (node.name === 'batchNormStatistics' && host?.name === 'pointwiseConv2d' && host.outputs.length === 3)
+      return [host.outputs[1]!, host.outputs[2]!]
     return undefined
   })
 }

@@ -29,7 +29,12 @@ export function packFilters(graph: Graph, target: Target): Graph {
     const rows = filter.shape.slice(0, -1).reduce((product, size) => product * size, 1)
     const matrix = filter.shape.length === 2 ? filter : emit(opDefinition('reshape'), [filter], { shape: [rows, cout] })
     const packed = emit(opDefinition('packFilter'), [matrix], { panel })
-    return out.emit(definitionOf(node), withInputs(node.name, inputs, { [slot]: packed }), { ...node.attributes, packed: true, cout }, node.scope)
+    return out.emit(
+      definitionOf(node),
+      withInputs(node.name, inputs, { [slot]: packed }),
+      { ...node.attributes, packed: true, cout },
+      node.scope,
+    )
   })
 }
 
@@ -49,13 +54,22 @@ export function hoist(graph: Graph): Hoisted {
     let copy = moved.get(value)
     if (copy) return copy
     const { node } = value
-    const outputs = node.kind === 'op' ? prepare.emit(definitionOf(node), node.inputs.map((input) => input && move(input)), node.attributes, node.scope) : [copyLeaf(node, prepare)]
+    const outputs =
+      node.kind === 'op'
+        ? prepare.emit(
+            definitionOf(node),
+            node.inputs.map((input) => input && move(input)),
+            node.attributes,
+            node.scope,
+          )
+        : [copyLeaf(node, prepare)]
     node.outputs.forEach((output, i) => moved.set(output, outputs[i]!))
     copy = moved.get(value)!
     return copy
   }
   // Aliases are worth nothing in memory: a static reshape of state stays where it is and hoists nothing by itself.
-  const worthMoving = (value: Value): boolean => value.node.kind === 'op' && (!definitionOf(value.node).alias || worthMoving(value.node.inputs[0]!))
+  const worthMoving = (value: Value): boolean =>
+    value.node.kind === 'op' && (!definitionOf(value.node).alias || worthMoving(value.node.inputs[0]!))
 
   const exported = new Map<string, Value>()
   const main = rewrite(graph, (node, inputs, out) => {
@@ -83,8 +97,10 @@ function structuralKey(value: Value, keys: Map<Value, string>): string {
   if (key) return key
   const { node } = value
   if (node.kind === 'state') key = `state:${node.variable!.id}`
-  else if (node.kind === 'constant') key = `constant:${value.dtype}[${value.shape}]:${digest(Buffer.from(node.data!.buffer, node.data!.byteOffset, node.data!.byteLength))}`
-  else key = `${label(node)}:${digest(`${node.name}${attributeKey(node)}${value.index}(${node.inputs.map((input) => (input ? structuralKey(input, keys) : '-'))})`)}`
+  else if (node.kind === 'constant')
+    key = `constant:${value.dtype}[${value.shape}]:${digest(Buffer.from(node.data!.buffer, node.data!.byteOffset, node.data!.byteLength))}`
+  else
+    key = `${label(node)}:${digest(`${node.name}${attributeKey(node)}${value.index}(${node.inputs.map((input) => (input ? structuralKey(input, keys) : '-'))})`)}`
   keys.set(value, key)
   return key
 }

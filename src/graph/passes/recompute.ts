@@ -47,7 +47,8 @@ function waiting(graph: Graph): { node: Node; gain: number }[] {
 /** For each recomputable node: the widest gap between two successive reads, and the readers after it. */
 function lateReaders(graph: Graph): Map<Node, { gap: number; after: number }> {
   const reads = new Map<Node, number[]>()
-  for (const node of graph.nodes) for (const input of node.inputs) if (input) reads.set(input.node, [...(reads.get(input.node) ?? [input.node.id]), node.id])
+  for (const node of graph.nodes)
+    for (const input of node.inputs) if (input) reads.set(input.node, [...(reads.get(input.node) ?? [input.node.id]), node.id])
   const result = new Map<Node, { gap: number; after: number }>()
   const outputs = new Set([...graph.outputs, ...graph.updates].map(({ value }) => value.node))
   for (const [node, at] of reads) {
@@ -67,7 +68,9 @@ function repeatLate(graph: Graph, nodes: ReadonlySet<Node>): Graph {
   const late = lateReaders(graph)
   const again = new Map<Value, Value>()
   return rewrite(graph, (node, inputs, out) => {
-    const replaced = node.inputs.map((input, i) => (input && nodes.has(input.node) && node.id > (late.get(input.node)?.after ?? Infinity) ? repeat(input, inputs[i]!, out) : inputs[i]!))
+    const replaced = node.inputs.map((input, i) =>
+      input && nodes.has(input.node) && node.id > (late.get(input.node)?.after ?? Infinity) ? repeat(input, inputs[i]!, out) : inputs[i]!,
+    )
     if (replaced.every((input, i) => input === inputs[i])) return undefined
     return out.emit(definitionOf(node), replaced, node.attributes, node.scope)
   })

@@ -18,7 +18,8 @@ export function staticValues(updated: ReadonlySet<Variable>): (value: Value) => 
         return false
       default: {
         let result = known.get(value)
-        if (result === undefined) known.set(value, (result = name !== 'dropout' && inputs.every((input) => input === null || isStatic(input))))
+        if (result === undefined)
+          known.set(value, (result = name !== 'dropout' && inputs.every((input) => input === null || isStatic(input))))
         return result
       }
     }

@@ -9,7 +9,15 @@ import type { Attributes } from '../../graph/graph.js'
 import type { Target } from '../../graph/target.js'
 import type { DType, TensorType } from '../../graph/types.js'
 import type { Binding, DeviceMemory, Executor, LoadedProgram, RunOptions } from '../executor.js'
-import { describeFailures, loadNative, type NativeExecutor, type NativeExecutorInfo, type NativeMemory, type NativeProgram, requireNative } from '../native.js'
+import {
+  describeFailures,
+  loadNative,
+  type NativeExecutor,
+  type NativeExecutorInfo,
+  type NativeMemory,
+  type NativeProgram,
+  requireNative,
+} from '../native.js'
 import type { Program } from '../program.js'
 
 /** Calls into the addon; its errors become SepconvErrors whose stack is the caller's. */
@@ -50,7 +58,11 @@ class NativeDeviceMemory implements DeviceMemory {
 /** The addon's own object behind a block of memory. */
 function handleOf(memory: DeviceMemory, executor: Executor): NativeMemory {
   if (memory.executor !== executor)
-    throw new SepconvError('ERR_DEVICE', `memory of ${memory.executor.name} was given to ${executor.name}`, { expected: executor.name, given: memory.executor.name, hint: 'Copy the tensor to that device first' })
+    throw new SepconvError('ERR_DEVICE', `memory of ${memory.executor.name} was given to ${executor.name}`, {
+      expected: executor.name,
+      given: memory.executor.name,
+      hint: 'Copy the tensor to that device first',
+    })
   return (memory as NativeDeviceMemory).handle
 }
 
@@ -62,7 +74,11 @@ class NativeLoadedProgram implements LoadedProgram {
     readonly executor: NativeDeviceExecutor,
     readonly program: Program,
   ) {
-    const buffers = program.buffers.map((buffer) => (buffer.place === 'constant' && buffer.view === undefined ? { ...buffer, data: new Uint8Array(Buffer.from(buffer.data ?? '', 'base64')) } : buffer))
+    const buffers = program.buffers.map((buffer) =>
+      buffer.place === 'constant' && buffer.view === undefined
+        ? { ...buffer, data: new Uint8Array(Buffer.from(buffer.data ?? '', 'base64')) }
+        : buffer,
+    )
     this.#handle = native(() => executor.handle.load({ ...program, buffers }))
   }
 
@@ -71,7 +87,12 @@ class NativeLoadedProgram implements LoadedProgram {
   }
 
   async run(inputs: readonly Binding[], outputs: readonly Binding[], { signal }: RunOptions = {}): Promise<void> {
-    const [inputMemories, inputOffsets, outputMemories, outputOffsets] = [this.#memories(inputs), offsets(inputs), this.#memories(outputs), offsets(outputs)]
+    const [inputMemories, inputOffsets, outputMemories, outputOffsets] = [
+      this.#memories(inputs),
+      offsets(inputs),
+      this.#memories(outputs),
+      offsets(outputs),
+    ]
     try {
       if (!signal) {
         await this.#handle.run(inputMemories, inputOffsets, outputMemories, outputOffsets)
@@ -126,8 +147,12 @@ export class NativeDeviceExecutor implements Executor {
       dtypes: dtypes as DType[],
       panel,
       fusesSeparable: () => true,
-      workspaceBytes: (kernel: string, inputs: readonly (TensorType | null)[], outputs: readonly TensorType[], attributes: Attributes): number =>
-        native(() => this.handle.workspaceBytes(kernel, inputs, outputs, attributes)),
+      workspaceBytes: (
+        kernel: string,
+        inputs: readonly (TensorType | null)[],
+        outputs: readonly TensorType[],
+        attributes: Attributes,
+      ): number => native(() => this.handle.workspaceBytes(kernel, inputs, outputs, attributes)),
     }
   }
 
@@ -137,7 +162,11 @@ export class NativeDeviceExecutor implements Executor {
   }
 
   allocate(bytes: number): DeviceMemory {
-    return new NativeDeviceMemory(this, bytes, native(() => this.handle.allocate(bytes)))
+    return new NativeDeviceMemory(
+      this,
+      bytes,
+      native(() => this.handle.allocate(bytes)),
+    )
   }
 
   write(memory: DeviceMemory, offset: number, bytes: Uint8Array): void {
@@ -198,7 +227,11 @@ function defaultThreads(): number {
   const text = process.env.SEPCONV_THREADS
   if (!text) return availableParallelism()
   const threads = Number(text)
-  if (!Number.isInteger(threads) || threads < 1 || threads > 1024) throw new SepconvError('ERR_ARGUMENT', `SEPCONV_THREADS must be between 1 and 1024, got '${text}'`, { subject: 'SEPCONV_THREADS', given: text })
+  if (!Number.isInteger(threads) || threads < 1 || threads > 1024)
+    throw new SepconvError('ERR_ARGUMENT', `SEPCONV_THREADS must be between 1 and 1024, got '${text}'`, {
+      subject: 'SEPCONV_THREADS',
+      given: text,
+    })
   return threads
 }
 
@@ -216,4 +249,5 @@ export function nativeExecutors(): NativeExecutorInfo[] {
 }
 
 /** Opens `cpu` or `cuda:<index>`. @throws ERR_NATIVE without an addon, ERR_DEVICE when there is no such device. */
-export const openNative = (name: string, options?: NativeOptions): NativeDeviceExecutor => (name === 'cpu' ? new NativeCpuExecutor(options) : new NativeDeviceExecutor(name, options))
+export const openNative = (name: string, options?: NativeOptions): NativeDeviceExecutor =>
+  name === 'cpu' ? new NativeCpuExecutor(options) : new NativeDeviceExecutor(name, options)

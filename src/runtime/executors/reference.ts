@@ -12,7 +12,13 @@ import type { Call, Program, ProgramBuffer } from '../program.js'
 import { fromBfloat16, toBfloat16 } from '../tensor.js'
 
 /** Fuses and packs nothing: one call per op, as the model was written. */
-export const referenceTarget: Target = { name: 'reference', dtypes: ['float32', 'bfloat16', 'int32', 'uint8'], panel: 0, fusesSeparable: () => false, workspaceBytes: () => 0 }
+export const referenceTarget: Target = {
+  name: 'reference',
+  dtypes: ['float32', 'bfloat16', 'int32', 'uint8'],
+  panel: 0,
+  fusesSeparable: () => false,
+  workspaceBytes: () => 0,
+}
 
 class HostMemory implements DeviceMemory {
   disposed = false
@@ -148,7 +154,9 @@ class ReferenceProgram implements LoadedProgram {
   /** Where each buffer is in this run. Resolved at the start, so that later disposal or binding does not reach into it. */
   #places(inputs: readonly Binding[], outputs: readonly Binding[], arena: ArrayBuffer): (Place | undefined)[] {
     const { program } = this
-    const places = program.buffers.map((buffer, i) => (buffer.place === 'arena' ? { buffer: arena, offset: buffer.offset! } : this.#bound.get(i)))
+    const places = program.buffers.map((buffer, i) =>
+      buffer.place === 'arena' ? { buffer: arena, offset: buffer.offset! } : this.#bound.get(i),
+    )
     program.inputs.forEach((index, i) => (places[index] = place(inputs[i]!)))
     program.outputs.forEach((index, i) => (places[index] = place(outputs[i]!)))
     program.buffers.forEach((buffer, i) => {
@@ -161,7 +169,11 @@ class ReferenceProgram implements LoadedProgram {
     const { buffers } = this.program
     const at = (index: number): Place => {
       const found = places[index]
-      if (!found) throw new SepconvError('ERR_INTERNAL', `${call.scope || call.kernel}: buffer ${index} (${buffers[index]!.place} '${buffers[index]!.name ?? ''}') was never bound`)
+      if (!found)
+        throw new SepconvError(
+          'ERR_INTERNAL',
+          `${call.scope || call.kernel}: buffer ${index} (${buffers[index]!.place} '${buffers[index]!.name ?? ''}') was never bound`,
+        )
       return found
     }
     const inputs = call.inputs.map((index) => (index === null ? null : widen(buffers[index]!, at(index))))
