@@ -4,12 +4,14 @@
 
 namespace sepconv::cpu::SEPCONV_ISA {
 namespace {
+#include "vector.inl"
+
+// On top of it, in any order.
 #include "depthwise.inl"
 #include "elementwise.inl"
 #include "gemm.inl"
 #include "normalisation.inl"
 #include "pooling.inl"
-#include "vector.inl"
 }  // namespace
 
 #define SEPCONV_TEXT_(x) #x
