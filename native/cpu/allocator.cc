@@ -15,7 +15,7 @@ constexpr size_t kAlignment = 64;
 constexpr size_t kPage = size_t{64} << 10;   // granularity of mapped blocks
 constexpr size_t kMapped = size_t{1} << 20;  // from here on straight from the system
 constexpr size_t kHugePage = size_t{2} << 20;
-constexpr size_t kHuge = 2 * kHugePage;         // from here on on huge pages
+constexpr size_t kHuge = kHugePage;             // from here on on huge pages
 constexpr size_t kChecked = size_t{256} << 20;  // from here on compared with the memory that is free: the system would
                                                 // hand out address space and kill the process at first use
 

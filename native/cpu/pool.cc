@@ -7,6 +7,7 @@
 #include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 
 #include <atomic>
 #include <chrono>
@@ -25,6 +26,7 @@ namespace sepconv::cpu {
 namespace {
 
 constexpr size_t kLine = 64;
+constexpr size_t kHugePage = size_t{2} << 20;
 constexpr auto kSpin = std::chrono::microseconds(30);
 
 inline void pause() {
@@ -198,12 +200,18 @@ void* ThreadPool::scratch(int thread, size_t bytes) {
   if (blocks.size() <= depth) blocks.resize(depth + 1);
   Block& block = blocks[depth];
   if (block.bytes < bytes) {
-    const size_t grown = (std::max(bytes, block.bytes + block.bytes / 2) + kLine - 1) / kLine * kLine;
+    const size_t wanted = std::max(bytes, block.bytes + block.bytes / 2);
+    // Operands staged in cache are read in many streams at once: on one huge page they need one entry of the TLB.
+    const size_t alignment = wanted >= kHugePage / 16 ? kHugePage : kLine;
+    const size_t grown = (wanted + alignment - 1) / alignment * alignment;
     free(block.data);
     block = Block{};
-    if (posix_memalign(&block.data, kLine, grown))
+    if (posix_memalign(&block.data, alignment, grown))
       throw Error("ERR_MEMORY",
                   "no memory for " + std::to_string(grown) + " bytes of scratch of thread " + std::to_string(thread));
+#ifdef MADV_HUGEPAGE
+    if (alignment == kHugePage) madvise(block.data, grown, MADV_HUGEPAGE);
+#endif
     block.bytes = grown;
   }
   return block.data;

@@ -32,7 +32,7 @@ enum {
   kRows = 4,
   kNarrowRows = 8,
 #endif
-  kDepth = 512,
+  kDepth = 2048,
 };
 
 // One tile's share of a product.
