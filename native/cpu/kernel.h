@@ -11,6 +11,15 @@
 
 namespace sepconv::cpu {
 
+// One step of a spin loop: gives the other thread of the core its turn.
+inline void pauseThread() {
+#if defined(__x86_64__) || defined(__i386__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
 // Fixed set of worker threads. `run(tasks, body)` calls body(task, thread) for every task in [0, tasks), the calling
 // thread taking part, and returns when all are done. Tasks are handed out one by one from an atomic counter: order and
 // thread are arbitrary, so a task must write only what belongs to it. `thread` < threads() selects per-thread scratch.

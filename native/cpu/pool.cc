@@ -29,14 +29,6 @@ constexpr size_t kLine = 64;
 constexpr size_t kHugePage = size_t{2} << 20;
 constexpr auto kSpin = std::chrono::microseconds(30);
 
-inline void pause() {
-#if defined(__x86_64__) || defined(__i386__)
-  __builtin_ia32_pause();
-#elif defined(__aarch64__)
-  asm volatile("yield");
-#endif
-}
-
 // Spins until `ready` or until the time is over; the clock is read every 64th time only (a pause takes 40 to 140
 // cycles).
 template <class Condition>
@@ -45,7 +37,7 @@ bool spin(const Condition& ready) {
   for (;;) {
     for (int i = 0; i < 64; ++i) {
       if (ready()) return true;
-      pause();
+      pauseThread();
     }
     if (std::chrono::steady_clock::now() >= end) return false;
   }

@@ -1,22 +1,23 @@
-// Blocking of the matrix products. A block of about 16 register tiles of rows (96 rows with AVX2, 7 tiles or 98 rows
-// with AVX-512) keeps its share of the left operand (512 of k at a time, 196 KB) in L2 while the panels of the filter
-// pass by, each read once per block: some 64 bytes per 96 rows and cycle, which any L3 gives. Few rows are made up for
-// by cutting the columns as well. A staged operand is filled into a thread's scratch where its block meets all columns;
-// where columns are cut it is filled once, into the workspace, before.
+// Blocking of the matrix products. A block of rows (98 with AVX-512: 7 register tiles) stays in its thread's L2 (286 KB
+// at k = 728, 640 KB at most) while the panels of the filter pass by, one after the other; a panel (93 KB) stays there
+// while the block's tiles pass by. Per cycle a tile then reads 9 bytes of filter and 4 of the left operand from L2,
+// and 1.3 of filter from L3: a sixth of what those give. A staged operand is filled into the thread's own scratch, so
+// that a separable convolution's depthwise result never leaves L2. Threads share blocks as ../shared_blocks.h says.
 #include "gemm.h"
 
 #include <algorithm>
 
+#include "../shared_blocks.h"
 #include "checks.h"
 
 namespace sepconv::cpu {
 namespace {
 
-constexpr int64_t kBlockRows = 96;
-// Fewest multiply-adds worth a task: some 10 us.
-constexpr int64_t kTaskWork = 1 << 19;
-// Filling a staged operand block by block needs that many blocks to feed all threads; their rows may be half as many.
-constexpr int64_t kFusedBlocks = 16;
+constexpr int64_t kBlockRows = 98, kBlockFloats = 160 << 10;
+// Columns of a part: statistics find them in cache, and a straggler holds the others up for some 30 us.
+constexpr int64_t kPartColumns = 64;
+// Fewest multiply-adds worth a part of its own: some 2 us.
+constexpr int64_t kTaskWork = 1 << 18;
 
 }  // namespace
 
@@ -101,74 +102,63 @@ Epilogue advance(const Epilogue& epilogue, int64_t elements, int64_t columns) {
 
 MatrixProduct::MatrixProduct(const GemmTable& gemm, int64_t rows, int64_t k, int64_t n, bool staged, bool statistics)
     : gemm_(&gemm), rows_(rows), k_(k), n_(n), staged_(staged), statistics_(statistics) {
-  const int64_t tiles = quotientUp(rows, gemm.rows), tilesPerBlock = std::max<int64_t>(1, kBlockRows / gemm.rows);
-  const int64_t panelCount = quotientUp(n, gemm.panel), work = std::max<int64_t>(1, rows * k * n / kTaskWork);
-  int64_t blocks = std::max<int64_t>(1, (tiles + tilesPerBlock / 2) / tilesPerBlock);
-  if (staged && blocks < kTasks) {
-    const int64_t finer = std::min(std::max<int64_t>(1, 2 * tiles / tilesPerBlock), kTasks);
-    if (finer >= kFusedBlocks) blocks = std::max(blocks, finer);
-  }
-  const bool fused = staged && blocks >= kFusedBlocks;
-  columns_ = {
-      panelCount,
-      fused ? 1 : std::clamp(std::min(quotientUp(kTasks, blocks), quotientUp(work, blocks)), int64_t{1}, panelCount)};
-  blocks_ = RowBlocks(rows, gemm.rows, blocks);
+  const int64_t tileFloats = gemm.rows * stagedRow(k);
+  const int64_t tilesPerBlock = std::clamp<int64_t>(kBlockFloats / tileFloats, 1, kBlockRows / gemm.rows);
+  const int64_t tiles = quotientUp(rows, gemm.rows);
+  blocks_ = RowBlocks(rows, gemm.rows, std::max<int64_t>(1, (tiles + tilesPerBlock / 2) / tilesPerBlock));
+  const int64_t panels = quotientUp(n, gemm.panel), group = std::max<int64_t>(1, kPartColumns / gemm.panel);
+  const int64_t worth = std::max<int64_t>(1, rows * k * n / kTaskWork / blocks_.count());
+  columns_ = {panels, std::min(quotientUp(panels, group), worth)};
+}
+
+// Where few blocks meet many threads, every thread gets as many as any other; statistics are sums over blocks, whose
+// number is therefore a matter of shape.
+RowBlocks MatrixProduct::blocksFor(int threads) const {
+  const int64_t tiles = blocks_.tiles.size, count = blocks_.count();
+  if (statistics_ || threads == 1 || count >= 4 * threads || columns_.parts == 1) return blocks_;
+  return RowBlocks(rows_, gemm_->rows,
+                   std::clamp<int64_t>(quotientUp(count, threads) * threads, 1, quotientUp(tiles, 2)));
 }
 
 void MatrixProduct::run(ThreadPool& pool, const float* left, const Fill& fill, const float* packed, float* y,
                         const Epilogue& epilogue, float* mean, float* variance, float* workspace) const {
   const GemmTable& gemm = *gemm_;
+  const RowBlocks blocks = blocksFor(pool.threads());
   const int64_t stride = staged_ ? stagedRow(k_) : k_;
-  float* const stage = stageFloats() ? workspace : nullptr;
-  float* const moments = workspace + stageFloats();  // [block][mean, deviations][n]
-  if (stage) {
-    const Split pieces{rows_, std::clamp(rows_ / 8, int64_t{1}, kTasks)};
-    pool.run(pieces.parts, [&](int64_t piece, int) {
-      fill(pieces.begin(piece), pieces.end(piece), stage + pieces.begin(piece) * stride);
-    });
-  }
   const ptrdiff_t origin = 0;
-  pool.run(blocks_.count() * columns_.parts, [&](int64_t task, int thread) {
-    const int64_t block = task % blocks_.count(), begin = blocks_.begin(block), rows = blocks_.end(block) - begin;
-    const int64_t part = task / blocks_.count();
-    const float* a;
-    if (stage) {
-      a = stage + begin * stride;
-    } else if (staged_) {
-      float* scratch = static_cast<float*>(pool.scratch(thread, static_cast<size_t>(rows * stride) * sizeof(float)));
-      fill(begin, begin + rows, scratch);
-      a = scratch;
-    } else {
-      a = left + begin * k_;
-    }
-    const int64_t last = std::min(n_, columns_.end(part) * gemm.panel);
-    // Statistics are taken of a few columns at a time, while they are in cache.
-    const int64_t step = statistics_ ? 4 * gemm.panel : last;
-    for (int64_t column = columns_.begin(part) * gemm.panel; column < last; column += step) {
-      const int64_t columns = std::min(step, last - column);
-      Product product;
-      product.a = a;
-      product.aLine = 0;
-      product.aRow = stride;
-      product.segments = &origin;
-      product.segmentCount = 1;
-      product.depth = k_;
-      product.b = packed + column * k_;
-      product.c = y + begin * n_ + column;
-      product.cLine = 0;
-      product.cRow = n_;
-      product.lines = 1;
-      product.rows = rows;
-      product.columns = columns;
-      product.epilogue = advance(epilogue, begin * n_ + column, column);
-      gemm.product(product);
-      if (statistics_) {
-        float* target = moments + 2 * block * n_ + column;
-        gemm.columnMoments(product.c, n_, rows, columns, target, target + n_);
-      }
+  const auto prepare = [&](int64_t block, int thread) -> const float* {
+    const int64_t begin = blocks.begin(block), end = blocks.end(block);
+    if (!staged_) return left + begin * k_;
+    auto* scratch =
+        static_cast<float*>(pool.scratch(thread, static_cast<size_t>(blocks.largest() * stride) * sizeof(float)));
+    fill(begin, end, scratch);
+    return scratch;
+  };
+  runBlocks(pool, blocks.count(), columns_.parts, prepare, [&](int64_t block, int64_t part, const float* a) {
+    const int64_t begin = blocks.begin(block), rows = blocks.end(block) - begin;
+    const int64_t column = columns_.begin(part) * gemm.panel;
+    Product product;
+    product.a = a;
+    product.aLine = 0;
+    product.aRow = stride;
+    product.segments = &origin;
+    product.segmentCount = 1;
+    product.depth = k_;
+    product.b = packed + column * k_;
+    product.c = y + begin * n_ + column;
+    product.cLine = 0;
+    product.cRow = n_;
+    product.lines = 1;
+    product.rows = rows;
+    product.columns = std::min(n_, columns_.end(part) * gemm.panel) - column;
+    product.epilogue = advance(epilogue, begin * n_ + column, column);
+    gemm.product(product);
+    if (statistics_) {  // of columns that are still in cache
+      float* target = workspace + 2 * block * n_ + column;
+      gemm.columnMoments(product.c, n_, rows, product.columns, target, target + n_);
     }
   });
-  if (statistics_) combineMoments(pool, moments, mean, variance);
+  if (statistics_) combineMoments(pool, workspace, mean, variance);
 }
 
 // Mean of the blocks' means, then the sum of their squared deviations from it, in float64 and in the blocks' order.

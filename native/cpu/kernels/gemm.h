@@ -114,18 +114,16 @@ class MatrixProduct {
   MatrixProduct(const GemmTable& gemm, int64_t rows, int64_t k, int64_t n, bool staged, bool statistics);
 
   Panels panels() const { return {k_, n_, gemm_->panel}; }
-  int64_t workspaceFloats() const { return stageFloats() + momentFloats(); }
+  // Moments of the blocks: [block][mean, deviations][n].
+  int64_t workspaceFloats() const {
+    return statistics_ ? static_cast<int64_t>(alignedFloats(2 * blocks_.count() * n_)) : 0;
+  }
   // left is null where the operand is staged. mean and variance are null without statistics.
   void run(ThreadPool& pool, const float* left, const Fill& fill, const float* packed, float* y,
            const Epilogue& epilogue, float* mean, float* variance, float* workspace) const;
 
  private:
-  int64_t stageFloats() const {
-    return staged_ && columns_.parts > 1 ? static_cast<int64_t>(alignedFloats(rows_ * stagedRow(k_))) : 0;
-  }
-  int64_t momentFloats() const {
-    return statistics_ ? static_cast<int64_t>(alignedFloats(2 * blocks_.count() * n_)) : 0;
-  }
+  RowBlocks blocksFor(int threads) const;
   void combineMoments(ThreadPool& pool, const float* moments, float* mean, float* variance) const;
 
   const GemmTable* gemm_ = nullptr;

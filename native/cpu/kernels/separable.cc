@@ -1,8 +1,6 @@
 // separableConv2d: x[n, h, w, c], depthwise[kh, kw, c, m], pointwise[c * m, cout] -> y[n, oh, ow, cout] in one pass:
-// the depthwise result of a block of output pixels is computed into cache, as the left operand of the product, and
-// never reaches memory. Where the image has too few pixels for such blocks to feed all threads, the depthwise result
-// (then 1 or 2 MB) is written once to the workspace instead, and the product is cut by columns too; MatrixProduct
-// decides.
+// the depthwise result of a block of output pixels is computed into its thread's cache, as the left operand of the
+// product, and never reaches memory. See gemm.cc for the blocks.
 #include <algorithm>
 
 #include "checks.h"
