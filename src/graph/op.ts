@@ -47,6 +47,11 @@ export interface OpDefinition {
   readonly inPlace?: readonly number[]
   /** The output has the same bytes in the same order as the input: no call, no memory (reshape). */
   readonly alias?: boolean
+  /**
+   * Inputs that run along the batch with the outputs: sample i of every output (index i of its first axis) depends on sample i of
+   * these inputs, and otherwise on inputs that have nothing to do with the batch. Absent: samples depend on each other.
+   */
+  samples?(attributes: Attributes, inputs: readonly (TensorType | null)[]): readonly number[]
   /** Cheap enough to be computed again in the backward pass rather than kept (src/graph/passes/recompute.ts). */
   readonly recompute?: boolean
 }

@@ -10,6 +10,11 @@ export interface Target {
   readonly name: 'reference' | 'cpu' | 'cuda'
   /** Storage types that its kernels take for activations and weights. */
   readonly dtypes: readonly DType[]
+  /**
+   * Bytes of the cache that activations should stay in. Inference on a batch whose activations exceed it runs on some of the samples
+   * at a time, where they are independent. `0`: the whole batch at once.
+   */
+  readonly cacheBytes: number
   /** Columns per panel of a packed right-hand operand, `0` where weights are used as they are. */
   readonly panel: number
   /** Whether depthwise and pointwise of this shape run faster as one kernel. */

@@ -16,6 +16,7 @@ type Size = readonly [number, number]
 
 export const avgPool2dDefinition = defineOp({
   name: 'avgPool2d',
+  samples: () => [0],
   inputs: ['x'],
   outputs: ['y'],
   infer: (inputs, attributes) => [inferPool('avgPool2d', 'x', required('avgPool2d', inputs, 0, 'x'), attributes)],

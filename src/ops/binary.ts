@@ -24,6 +24,9 @@ const ON_INTEGERS = new Set(['add', 'subtract', 'multiply', 'maximum', 'minimum'
 
 export const binaryDefinition = defineOp({
   name: 'binary',
+  // An operand of lower rank is broadcast along the batch.
+  samples: (_, [a, b]) =>
+    [0, 1].filter((i) => [a, b][i]!.shape.length >= Math.max(a!.shape.length, b!.shape.length) && [a, b][i]!.shape[0] !== 1),
   inputs: ['a', 'b'],
   outputs: ['c'],
   inPlace: [0, 1],

@@ -24,6 +24,7 @@ function roundEven(x: number): number {
 
 export const castDefinition = defineOp({
   name: 'cast',
+  samples: () => [0],
   inputs: ['x'],
   outputs: ['y'],
   recompute: true,

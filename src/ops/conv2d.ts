@@ -77,6 +77,7 @@ const sizeOf = (x: TensorType): Size => [x.shape[1]!, x.shape[2]!]
 
 export const conv2dDefinition = defineOp({
   name: 'conv2d',
+  samples: () => [0, 4],
   inputs: ['x', 'filter', 'scale?', 'shift?', 'residual?'],
   outputs: ['y'],
   infer(inputs, attributes) {

@@ -70,6 +70,7 @@ export function inferDepthwise(
 
 export const depthwiseConv2dDefinition = defineOp({
   name: 'depthwiseConv2d',
+  samples: () => [0, 6],
   inputs: ['x', 'filter', 'inputScale?', 'inputShift?', 'scale?', 'shift?', 'residual?'],
   outputs: ['y'],
   infer(inputs, attributes) {

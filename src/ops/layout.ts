@@ -43,6 +43,7 @@ function resolveAxis(op: string, axis: number, rank: number): number {
 
 export const concatDefinition = defineOp({
   name: 'concat',
+  samples: ({ axis }, inputs) => (axis === 0 ? [] : inputs.map((_, i) => i)),
   inputs: ['...xs'],
   outputs: ['y'],
   infer(inputs, attributes) {
@@ -102,6 +103,10 @@ export const concat = operation('concat', (xs: readonly Value[], options: { axis
 
 export const sliceDefinition = defineOp({
   name: 'slice',
+  samples: ({ begin, size, strides }, [x]) => {
+    const whole = numbers(begin)[0] === 0 && numbers(size)[0] === x!.shape[0] && numbers(strides)[0] === 1
+    return whole ? [0] : []
+  },
   inputs: ['x'],
   outputs: ['y'],
   infer(inputs, attributes) {
@@ -182,6 +187,7 @@ export const slice = operation('slice', (x: Value, options: SliceOptions = {} as
 
 export const padDefinition = defineOp({
   name: 'pad',
+  samples: ({ before, after }) => (numbers(before)[0] === 0 && numbers(after)[0] === 0 ? [0] : []),
   inputs: ['x'],
   outputs: ['y'],
   infer(inputs, attributes) {
@@ -239,6 +245,7 @@ export const pad = operation('pad', (x: Value, options: PadOptions = {} as PadOp
 
 export const transposeDefinition = defineOp({
   name: 'transpose',
+  samples: ({ permutation }) => (numbers(permutation)[0] === 0 ? [0] : []),
   inputs: ['x'],
   outputs: ['y'],
   infer(inputs, attributes) {
@@ -325,6 +332,7 @@ export const broadcastTo = operation('broadcastTo', (x: Value, shape: Shape): Va
 
 export const reshapeDefinition = defineOp({
   name: 'reshape',
+  samples: ({ shape }, [x]) => (numbers(shape)[0] === x!.shape[0] ? [0] : []),
   inputs: ['x'],
   outputs: ['y'],
   alias: true,

@@ -16,6 +16,7 @@ type Size = readonly [number, number]
 
 export const maxPool2dDefinition = defineOp({
   name: 'maxPool2d',
+  samples: () => [0, 1],
   inputs: ['x', 'residual?'],
   outputs: ['y'],
   infer(inputs, attributes) {

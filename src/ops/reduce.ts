@@ -22,6 +22,7 @@ const START: Record<Reduction, number> = { sum: 0, mean: 0, max: -Infinity, min:
 
 export const reduceDefinition = defineOp({
   name: 'reduce',
+  samples: (attributes) => (axesOf(attributes).includes(0) ? [] : [0]),
   inputs: ['x'],
   outputs: ['y'],
   infer(inputs, attributes) {

@@ -12,6 +12,7 @@ import { binary, castTo, sumOverRows, unaryGradient } from './builders.js'
 
 export const scaleShiftDefinition = defineOp({
   name: 'scaleShift',
+  samples: () => [0, 3],
   inputs: ['x', 'scale?', 'shift?', 'residual?'],
   outputs: ['y'],
   inPlace: [0],

@@ -8,6 +8,7 @@ import { broadcast, castTo } from './builders.js'
 
 export const selectDefinition = defineOp({
   name: 'select',
+  samples: () => [0, 1, 2],
   inputs: ['condition', 'a', 'b'],
   outputs: ['c'],
   inPlace: [1, 2],

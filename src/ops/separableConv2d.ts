@@ -30,6 +30,7 @@ import { scaleShiftDefinition } from './scaleShift.js'
 
 export const separableConv2dDefinition = defineOp({
   name: 'separableConv2d',
+  samples: () => [0, 8],
   inputs: ['x', 'depthwise', 'pointwise', 'inputScale?', 'inputShift?', 'depthwiseShift?', 'scale?', 'shift?', 'residual?'],
   outputs: ['y'],
   infer(inputs, attributes) {

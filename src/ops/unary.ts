@@ -44,6 +44,7 @@ function functionOf(attributes: Attributes): string {
 
 export const unaryDefinition = defineOp({
   name: 'unary',
+  samples: () => [0],
   inputs: ['x'],
   outputs: ['y'],
   inPlace: [0],

@@ -5,9 +5,9 @@
 
 import { SepconvError } from '../errors.js'
 import type { Compiled } from '../graph/compile.js'
-import { byteLength, formatType, sameType, type TensorType } from '../graph/types.js'
+import { byteLength, formatType, type Shape, sameType, type TensorType } from '../graph/types.js'
 import { now, type Variable } from '../graph/variable.js'
-import type { DeviceMemory, Executor, LoadedProgram, RunOptions } from './executor.js'
+import type { Binding, DeviceMemory, Executor, LoadedProgram, RunOptions } from './executor.js'
 import type { Program } from './program.js'
 import { stateMemory } from './state.js'
 import { Tensor } from './tensor.js'
@@ -35,6 +35,8 @@ export class Executable {
   constructor(
     readonly executor: Executor,
     readonly compiled: Compiled,
+    /** How many times a run executes the program, on consecutive parts of its inputs and outputs along their first axis. */
+    readonly repeat = 1,
   ) {
     const { main, prepare } = compiled
     this.#main = this.#load(compiled.main)
@@ -43,7 +45,7 @@ export class Executable {
     const { buffers } = main.program
     const describe = (index: number) => ({
       name: buffers[index]!.name!,
-      type: { shape: buffers[index]!.shape, dtype: buffers[index]!.dtype },
+      type: { shape: repeated(buffers[index]!.shape, repeat), dtype: buffers[index]!.dtype },
     })
     this.inputs = main.program.inputs.map(describe)
     this.outputs = main.program.outputs.map(describe)
@@ -87,14 +89,11 @@ export class Executable {
     const bindings = this.#check(inputs)
     this.#refresh((program, outputs) => void program.run([], outputs))
     const outputs = this.#allocate()
-    const done = this.#main.run(
-      bindings,
-      outputs.map((output) => output.binding),
-      options,
-    )
+    // All are queued at once: they complete in order, and an abort is obeyed by each of them.
+    const done = this.#parts(bindings, outputs).map(([from, to]) => this.#main.run(from, to, options))
     this.#written()
     try {
-      await done
+      await Promise.all(done)
     } catch (error) {
       for (const output of outputs) output.dispose()
       throw error
@@ -107,10 +106,7 @@ export class Executable {
     const bindings = this.#check(inputs)
     this.#refresh((program, outputs) => program.runSync([], outputs))
     const outputs = this.#allocate()
-    this.#main.runSync(
-      bindings,
-      outputs.map((output) => output.binding),
-    )
+    for (const [from, to] of this.#parts(bindings, outputs)) this.#main.runSync(from, to)
     this.#written()
     return outputs
   }
@@ -120,10 +116,9 @@ export class Executable {
     const bindings = this.#check(inputs)
     this.#refresh((program, outputs) => program.runSync([], outputs))
     const outputs = this.#allocate()
-    const times = this.#main.profile(
-      bindings,
-      outputs.map((output) => output.binding),
-    )
+    const times = this.#parts(bindings, outputs)
+      .map(([from, to]) => this.#main.profile(from, to))
+      .reduce((sum, part) => sum.map((time, i) => time + part[i]!))
     this.#written()
     for (const output of outputs) output.dispose()
     return times
@@ -169,6 +164,15 @@ export class Executable {
     for (const entry of this.#prepared) entry.at = now()
   }
 
+  /** Inputs and outputs of each repetition. */
+  #parts(inputs: readonly Binding[], outputs: readonly Tensor[]): (readonly [Binding[], Binding[]])[] {
+    const { buffers, ...program } = this.program
+    const part = (bindings: readonly Binding[], indices: readonly number[], at: number): Binding[] =>
+      bindings.map(({ memory, offset }, i) => ({ memory, offset: offset + at * buffers[indices[i]!]!.bytes }))
+    const whole = outputs.map((output) => output.binding)
+    return Array.from({ length: this.repeat }, (_, at) => [part(inputs, program.inputs, at), part(whole, program.outputs, at)])
+  }
+
   #check(inputs: readonly Tensor[]) {
     if (this.#disposed) throw new SepconvError('ERR_DISPOSED', 'the executable was used after dispose()')
     if (inputs.length !== this.inputs.length)
@@ -202,3 +206,5 @@ export class Executable {
     for (const variable of this.#updated) variable.touch()
   }
 }
+
+const repeated = (shape: Shape, repeat: number): Shape => (repeat === 1 ? shape : [shape[0]! * repeat, ...shape.slice(1)])

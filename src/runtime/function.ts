@@ -4,12 +4,13 @@
  */
 
 import { checkOptions, SepconvError } from '../errors.js'
-import { compileGraph } from '../graph/compile.js'
+import { type Compiled, compileGraph } from '../graph/compile.js'
 import { differentiate } from '../graph/differentiate.js'
 import type { Graph, Value } from '../graph/graph.js'
 import { opDefinition } from '../graph/op.js'
 import { emit, emitAll, type Lifted, registerEager, trace, type TraceContext } from '../graph/trace.js'
-import { formatType } from '../graph/types.js'
+import { independentSamples, samplesAtOnce } from '../graph/samples.js'
+import { formatType, sameShape, type TensorType } from '../graph/types.js'
 import type { Variable } from '../graph/variable.js'
 import { ExecutableCache } from './cache.js'
 import { type DeviceName, openDevice } from './device.js'
@@ -150,20 +151,46 @@ class Specializer {
   specialize(args: readonly unknown[]): { executable: Executable; signature: string } {
     const signature = formOf(args, typeText, isTensorLeaf)
     const executable = this.cache.get(signature, () => {
-      const leaves = flatten(args, isTensorLeaf)
-      const { training = false, substitute } = this.options
-      const graph = trace(
-        (traced, context) => {
-          const values = leaves.map(({ name, leaf }) => traced.input(name, leaf.type))
-          const result = this.build(traced, context, unflatten(args, isTensorLeaf, values.values()) as unknown[])
-          for (const { name, leaf } of flatten(result, isValue)) traced.output(name || 'value', leaf)
-          this.forms.set(signature, result)
-        },
-        { training, ...(substitute && { substitute }) },
-      )
-      return new Executable(this.executor, compileGraph(graph, this.executor.target, this.options))
+      const graph = this.#trace(args, (result) => this.forms.set(signature, result))
+      return this.#samplewise(args, graph) ?? new Executable(this.executor, compileGraph(graph, this.executor.target, this.options))
     })
     return { executable, signature }
+  }
+
+  /** @param samples of the batch in the graph. Default: all. */
+  #trace(args: readonly unknown[], done: (result: unknown) => void, samples?: number): Graph {
+    const { training = false, substitute } = this.options
+    const typeOf = ({ shape, dtype }: TensorType) => ({ shape: samples === undefined ? shape : [samples, ...shape.slice(1)], dtype })
+    return trace(
+      (traced, context) => {
+        const values = flatten(args, isTensorLeaf).map(({ name, leaf }) => traced.input(name, typeOf(leaf.type)))
+        const result = this.build(traced, context, unflatten(args, isTensorLeaf, values.values()) as unknown[])
+        for (const { name, leaf } of flatten(result, isValue)) traced.output(name || 'value', leaf)
+        done(result)
+      },
+      { training, ...(substitute && { substitute }) },
+    )
+  }
+
+  /** The program for as many samples as fit into the target's cache, repeated over the batch; undefined where that does not pay. */
+  #samplewise(args: readonly unknown[], whole: Graph): Executable | undefined {
+    const { target } = this.executor
+    const batch = target.cacheBytes > 0 && this.options.optimise !== false ? independentSamples(whole) : 0
+    if (batch === 0) return undefined
+    const compiled = (samples: number): Compiled | undefined => {
+      let graph: Graph
+      try {
+        graph = this.#trace(args, () => {}, samples)
+      } catch {
+        return undefined // a function that counts on the size of its batch
+      }
+      const same = graph.outputs.every(({ value }, i) => sameShape(value.shape, [samples, ...whole.outputs[i]!.value.shape.slice(1)]))
+      return same && graph.nodes.length === whole.nodes.length ? compileGraph(graph, target, this.options) : undefined
+    }
+    const one = compiled(1)
+    const samples = one ? samplesAtOnce(batch, one.main.program.arenaBytes, target.cacheBytes) : batch
+    const chosen = samples === batch ? undefined : samples === 1 ? one : compiled(samples)
+    return chosen && new Executable(this.executor, chosen, batch / samples)
   }
 
   structure(signature: string, outputs: readonly Tensor[]): unknown {

@@ -68,6 +68,8 @@ export interface NativeExecutorInfo {
   readonly reason?: string
   /** Columns per panel of a packed right-hand operand. */
   readonly panel?: number
+  /** Bytes of the last-level cache. */
+  readonly cacheBytes?: number
   /** Storage types of activations and weights. */
   readonly dtypes?: readonly string[]
   readonly isa?: string

@@ -9,7 +9,7 @@ import * as ops from '../../src/ops/index.js'
 import { buildXception } from '../../src/models/index.js'
 import { PhiloxStream } from '../../src/ops/philox.js'
 
-const target: Target = { name: 'cpu', dtypes: ['float32'], panel: 16, fusesSeparable: () => true, workspaceBytes: () => 0 }
+const target: Target = { name: 'cpu', dtypes: ['float32'], panel: 16, cacheBytes: 0, fusesSeparable: () => true, workspaceBytes: () => 0 }
 
 const forward = (batch = 1, size = 299): Graph =>
   trace((graph) =>

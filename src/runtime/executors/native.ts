@@ -141,10 +141,11 @@ export class NativeDeviceExecutor implements Executor {
     const addon = requireNative()
     this.name = name
     this.handle = native(() => addon.openExecutor(name, options))
-    const { panel = 0, dtypes = ['float32'] } = this.handle.info()
+    const { panel = 0, dtypes = ['float32'], cacheBytes = 0 } = this.handle.info()
     this.target = {
       name: name === 'cpu' ? 'cpu' : 'cuda',
       dtypes: dtypes as DType[],
+      cacheBytes,
       panel,
       fusesSeparable: () => true,
       workspaceBytes: (
