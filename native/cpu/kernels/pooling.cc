@@ -1,5 +1,6 @@
 // maxPool2d (+ residual), avgPool2d and their gradients on [n, h, w, c]. A forward task is one output row; a gradient
-// task is one picture's block of channels, so that windows that overlap add up in one thread and in a fixed order.
+// task is a band of input rows and adds up what the windows that touch it give, in the order of the windows; windows on
+// the border of two bands are looked at by both.
 // Bound by memory: the windows of a row are read from cache after the first touch.
 #include <algorithm>
 #include <cstring>
@@ -70,7 +71,8 @@ class Pool2d : public Kernel {
   bool maximum_, countPadding_;
 };
 
-constexpr int64_t kChannelBlock = 64;
+// Output rows whose windows begin in a band of input rows, of a gradient's task.
+constexpr int64_t kBandRows = 4;
 
 class Pool2dGradient : public Kernel {
  public:
@@ -84,55 +86,39 @@ class Pool2dGradient : public Kernel {
   void run(const Arguments& arguments) const override {
     const float *dy = arguments.input(0), *x = maximum_ ? arguments.input(1) : nullptr;
     const Window& g = window_;
-    const int64_t blocks = (g.c + kChannelBlock - 1) / kChannelBlock;
-    arguments.pool.run(g.n * blocks, [&](int64_t task, int) {
-      const int64_t image = task / blocks, first = task % blocks * kChannelBlock,
-                    c = std::min(kChannelBlock, g.c - first);
-      float* dx = arguments.output() + image * g.h * g.w * g.c + first;
-      const float* source = x ? x + image * g.h * g.w * g.c + first : nullptr;
-      for (int64_t pixel = 0; pixel < g.h * g.w; ++pixel)
-        std::memset(dx + pixel * g.c, 0, static_cast<size_t>(c) * sizeof(float));
-      for (int64_t i = 0; i < g.oh; ++i)
+    const int64_t rows = kBandRows * g.sh, bands = (g.h + rows - 1) / rows, size = g.kh * g.kw;
+    arguments.pool.run(g.n * bands, [&](int64_t task, int thread) {
+      const int64_t image = task / bands, begin = task % bands * rows, end = std::min(begin + rows, g.h);
+      float* dx = arguments.output() + image * g.h * g.w * g.c;
+      std::memset(dx + begin * g.w * g.c, 0, static_cast<size_t>((end - begin) * g.w * g.c) * sizeof(float));
+      auto** taps =
+          static_cast<const float**>(arguments.pool.scratch(thread, static_cast<size_t>(2 * size) * sizeof(float*)));
+      auto** targets = const_cast<float**>(taps + size);
+      // Rows i with i * sh - top < end and i * sh - top + kh > begin.
+      const int64_t first = std::max<int64_t>(0, (begin + g.top - g.kh + g.sh) / g.sh);
+      const int64_t last = std::min(g.oh, (end - 1 + g.top) / g.sh + 1);
+      for (int64_t i = first; i < last; ++i)
         for (int64_t j = 0; j < g.ow; ++j) {
-          const float* gradient = dy + ((image * g.oh + i) * g.ow + j) * g.c + first;
+          const float* gradient = dy + ((image * g.oh + i) * g.ow + j) * g.c;
+          int64_t count = 0;
+          forEachTap(g, i, j, [&](int64_t row, int64_t column) {
+            const int64_t at = (row * g.w + column) * g.c;
+            if (maximum_) taps[count] = x + image * g.h * g.w * g.c + at;
+            targets[count++] = row >= begin && row < end ? dx + at : nullptr;
+          });
           if (maximum_)
-            toFirstMaximum(source, gradient, i, j, c, dx);
+            simd().pooling.maximumGradient(taps, targets, count, gradient, g.c);
           else
-            spread(gradient, i, j, c, dx);
+            spread(gradient, targets, count);
         }
     });
   }
 
  private:
-  void toFirstMaximum(const float* x, const float* gradient, int64_t i, int64_t j, int64_t c, float* dx) const {
-    float best[kChannelBlock];
-    int32_t place[kChannelBlock];
-    bool started = false;
-    forEachTap(window_, i, j, [&](int64_t row, int64_t column) {
-      const int64_t pixel = row * window_.w + column;
-      const float* values = x + pixel * window_.c;
-      if (!started)
-        for (int64_t k = 0; k < c; ++k) best[k] = values[k], place[k] = static_cast<int32_t>(pixel);
-      else
-        for (int64_t k = 0; k < c; ++k) {
-          const bool wins = values[k] > best[k] || (values[k] != values[k] && best[k] == best[k]);
-          best[k] = wins ? values[k] : best[k];
-          place[k] = wins ? static_cast<int32_t>(pixel) : place[k];
-        }
-      started = true;
-    });
-    if (started)
-      for (int64_t k = 0; k < c; ++k) dx[place[k] * window_.c + k] += gradient[k];
-  }
-
-  void spread(const float* gradient, int64_t i, int64_t j, int64_t c, float* dx) const {
-    int64_t count = 0;
-    forEachTap(window_, i, j, [&](int64_t, int64_t) { ++count; });
-    const float factor =
-        1.0f / static_cast<float>(countPadding_ ? window_.kh * window_.kw : std::max<int64_t>(count, 1));
-    forEachTap(window_, i, j, [&](int64_t row, int64_t column) {
-      simd().pooling.accumulate(gradient, c, factor, dx + (row * window_.w + column) * window_.c);
-    });
+  void spread(const float* gradient, float* const* targets, int64_t count) const {
+    const int64_t divisor = countPadding_ ? window_.kh * window_.kw : std::max<int64_t>(count, 1);
+    for (int64_t t = 0; t < count; ++t)
+      if (targets[t]) simd().pooling.accumulate(gradient, window_.c, 1.0f / static_cast<float>(divisor), targets[t]);
   }
 
   Window window_;

@@ -35,4 +35,35 @@ static void poolingAccumulate(const float* x, ptrdiff_t c, float factor, float* 
   for (ptrdiff_t j = 0; j < c; ++j) y[j] += x[j] * factor;
 }
 
-static const PoolingTable poolingTable = {poolingMaximum, poolingAverage, poolingAccumulate};
+// The maximum first, then the first tap that equals it: a chain of compares and selects would carry the place along.
+template <bool kPartial>
+static inline void maximumGradientAt(const float* const* taps, float* const* targets, ptrdiff_t count, Vector gradient,
+                                     ptrdiff_t j, int n) {
+  const auto fetch = [=](const float* p) { return kPartial ? loadPartial(p, n) : load(p); };
+  Vector best = fetch(taps[0] + j);
+  for (ptrdiff_t t = 1; t < count; ++t) best = poolMaximum(best, fetch(taps[t] + j));
+  const VectorInt undefined = best != best;
+  for (ptrdiff_t t = 0; t < count; ++t) {
+    const Vector x = fetch(taps[t] + j);
+    const VectorInt here = (x == best) | (undefined & (x != x));
+    if (targets[t]) {
+      const Vector sum = fetch(targets[t] + j) + (here ? gradient : Vector{});
+      if (kPartial)
+        storePartial(targets[t] + j, sum, n);
+      else
+        store(targets[t] + j, sum);
+    }
+    gradient = here ? Vector{} : gradient;
+  }
+}
+
+static void poolingMaximumGradient(const float* const* taps, float* const* targets, ptrdiff_t count,
+                                   const float* gradient, ptrdiff_t c) {
+  if (!count) return;
+  ptrdiff_t j = 0;
+  for (; j + kWidth <= c; j += kWidth) maximumGradientAt<false>(taps, targets, count, load(gradient + j), j, kWidth);
+  if (const int rest = static_cast<int>(c - j))
+    maximumGradientAt<true>(taps, targets, count, loadPartial(gradient + j, rest), j, rest);
+}
+
+static const PoolingTable poolingTable = {poolingMaximum, poolingAverage, poolingAccumulate, poolingMaximumGradient};
