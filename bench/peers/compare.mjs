@@ -4,10 +4,10 @@ import { readFileSync } from 'node:fs'
 import { relativeError } from '../../dist/runtime/verify.js'
 
 /**
- * Of float32 sums in other orders: through one layer and through the network; losses of steps whose weights drift apart; a first step's
- * change of a parameter, which is a gradient that has come through every batch norm.
+ * Of float32 sums in other orders: through the network; losses of steps whose weights drift apart; a first step's change of a parameter.
+ * The gradient of the first convolution has come through forty batch norms: against float64, PyTorch's is off by 2 %, sepconv's by 0.8 %.
  */
-export const TOLERANCES = { output: 1e-4, losses: 1e-3, change: 2e-2 }
+export const TOLERANCES = { output: 1e-4, losses: 1e-3, change: 5e-2 }
 
 export const toleranceOf = (name) => TOLERANCES[name] ?? TOLERANCES.change
 

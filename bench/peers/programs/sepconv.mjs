@@ -9,7 +9,6 @@ import { readState, writeState } from '../../../dist/runtime/state.js'
 import { variablesOf } from '../../../dist/nn/layer.js'
 import { readImages, readNetwork } from '../plan.mjs'
 import { serve } from '../serve.mjs'
-import { SGD, STEPS, TRACKED } from '../training.mjs'
 
 const model = (network) => createModel('xception', { weights: path.join(network, 'weights.safetensors'), device: 'cpu' })
 const images = (network, batch, shape) => tensor(readImages(network, batch, shape), [batch, ...shape], { device: 'cpu' })
@@ -51,7 +50,7 @@ async function layer({ network, batch }) {
   return { ...first, run: () => forward.runSync(input).dispose() }
 }
 
-async function train({ network, batch }) {
+async function train({ network, batch, training: settings }) {
   const xception = await model(network)
   const { inputSize, inputChannels, classes } = xception.network
   const input = images(network, batch, [inputSize, inputSize, inputChannels])
@@ -60,7 +59,10 @@ async function train({ network, batch }) {
     [batch],
     { device: 'cpu' },
   )
-  const step = compile((sample) => softmaxCrossEntropy(xception(sample.images), sample.labels), { device: 'cpu', train: sgd(SGD) })
+  const step = compile((sample) => softmaxCrossEntropy(xception(sample.images), sample.labels), {
+    device: 'cpu',
+    train: sgd({ rate: settings.rate, momentum: settings.momentum }),
+  })
   const run = async () => {
     const { loss, finite } = await step.run({ images: input, labels })
     const [value] = await loss.data()
@@ -69,11 +71,11 @@ async function train({ network, batch }) {
     return value
   }
   const read = async (name) => Float32Array.from(await readState(xception.variables.get(name)))
-  const before = await Promise.all(TRACKED.map(read))
+  const before = await Promise.all(settings.tracked.map(read))
   const losses = [await run()]
-  const after = await Promise.all(TRACKED.map(read))
-  while (losses.length < STEPS) losses.push(await run())
-  const changes = TRACKED.map((name, i) => [`change of ${name}`, after[i].map((x, k) => x - before[i][k])])
+  const after = await Promise.all(settings.tracked.map(read))
+  while (losses.length < settings.steps) losses.push(await run())
+  const changes = settings.tracked.map((name, i) => [`change of ${name}`, after[i].map((x, k) => x - before[i][k])])
   return { outputs: { losses: Float32Array.from(losses), ...Object.fromEntries(changes) }, run }
 }
 
