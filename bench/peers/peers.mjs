@@ -42,14 +42,15 @@ function python() {
 
 /**
  * Debian's OpenBLAS does not know Zen 5 and falls back to its AVX2 kernels, half as fast as those for AVX-512; it ignores
- * torch.set_num_threads; its build with OpenMP shares PyTorch's threads. Memory that malloc maps and unmaps around every op costs a
- * quarter of the time at batch 8, in page faults.
+ * torch.set_num_threads; its build with OpenMP shares PyTorch's threads. Memory that malloc takes from the system and gives back around
+ * every op costs a quarter of the time at batch 8 and most of a large layer's, in page faults.
  */
 function torchEnvironment({ threads, isa }) {
   const openmp = `/usr/lib/${process.arch === 'arm64' ? 'aarch64' : 'x86_64'}-linux-gnu/openblas-openmp`
   const count = String(threads)
   return {
     ...{ OMP_NUM_THREADS: count, OPENBLAS_NUM_THREADS: count, MKL_NUM_THREADS: count, MALLOC_MMAP_MAX_: '0' },
+    ...{ MALLOC_TRIM_THRESHOLD_: String(2 ** 36), MALLOC_TOP_PAD_: String(2 ** 26) },
     ...(isa?.startsWith('avx512') && { OPENBLAS_CORETYPE: 'SkylakeX' }),
     ...(existsSync(openmp) && { LD_LIBRARY_PATH: [openmp, process.env.LD_LIBRARY_PATH].filter(Boolean).join(':') }),
   }

@@ -14,6 +14,11 @@ export const turnOf = (ms, seconds) => ({
   count: Math.min(50, Math.max(1, Math.round((seconds * 1000) / ms))),
 })
 
+/** Milliseconds that a slow peer may take in all rounds of a case together; it then sits out the last ones, but has one turn at least. */
+const BUDGET = 30_000
+
+export const roundsOf = (ms, rounds) => Math.min(rounds, Math.max(1, Math.floor(BUDGET / ms)))
+
 /** Every other round in the opposite order. */
 export const orderOf = (names, round) => (round % 2 === 0 ? names : [...names].reverse())
 
@@ -28,6 +33,7 @@ export async function interleave(peers, { rounds, seconds, onTurn = () => {}, on
   for (let round = 0; round < rounds; round++)
     for (const name of orderOf([...times.keys()], round)) {
       const { run, ms } = peers.get(name)
+      if (round >= roundsOf(ms, rounds)) continue
       await pause(SETTLE)
       try {
         times.get(name)?.push(await run(turnOf(ms, seconds)))

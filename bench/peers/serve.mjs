@@ -12,6 +12,10 @@ import { createInterface } from 'node:readline'
 /** The task is beyond the peer, which is a result and not a failure. */
 export class Unsupported extends Error {}
 
+/** Of an npm package of this folder, whatever its `exports` hide. */
+export const installedVersion = (name) =>
+  JSON.parse(readFileSync(new URL(`node_modules/${name}/package.json`, import.meta.url), 'utf8')).version
+
 const send = (reply) => process.stdout.write(`${JSON.stringify(reply)}\n`)
 
 /**

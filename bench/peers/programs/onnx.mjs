@@ -2,6 +2,7 @@
 
 import protobuf from 'protobufjs'
 import { readNetwork } from '../plan.mjs'
+import { depthwiseFirst, filterFirst, pointwiseFirst } from './layouts.mjs'
 
 // Field numbers as in onnx/onnx.proto (onnx.ai).
 const { root } = protobuf.parse(
@@ -111,15 +112,3 @@ export function onnxModel(folder, batch) {
   const model = { ir_version: 8, producer_name: 'sepconv', graph, opset_import: [{ domain: '', version: 17 }] }
   return root.lookupType('ModelProto').encode(model).finish()
 }
-
-/** [kh, kw, in, out] → [out, in, kh, kw]. */
-function filterFirst({ shape: [kh, kw, cin, cout], data }) {
-  const out = new Float32Array(data.length)
-  for (let at = 0; at < kh * kw; at++)
-    for (let i = 0; i < cin; i++) for (let o = 0; o < cout; o++) out[(o * cin + i) * kh * kw + at] = data[(at * cin + i) * cout + o]
-  return { shape: [cout, cin, kh, kw], data: out }
-}
-/** [kh, kw, c, 1] → [c, 1, kh, kw]. */
-const depthwiseFirst = ({ shape: [kh, kw, c], data }) => filterFirst({ shape: [kh, kw, 1, c], data })
-/** [in, out] → [out, in, 1, 1]. */
-const pointwiseFirst = ({ shape: [cin, cout], data }) => filterFirst({ shape: [1, 1, cin, cout], data })
