@@ -24,7 +24,7 @@ export const PEERS = {
   pytorch: {
     command: () => [python(), path.join(folder, 'programs/pytorch.py')],
     environment: torchEnvironment,
-    missing: () => (python() ? undefined : 'no python3 with torch (Debian: apt-get install python3-torch libopenblas0-openmp)'),
+    missing: () => (python() ? undefined : noTorch()),
   },
   'onnxruntime-web': node('onnxruntime-web.mjs', 'onnxruntime-web'),
   tfjs: node('tfjs.mjs', '@tensorflow/tfjs-backend-wasm'),
@@ -33,12 +33,18 @@ export const PEERS = {
 
 let found
 
-/** A Python that has torch: that of SEPCONV_PYTHON, the system's, or the first in PATH; `undefined` without one. */
+/** A Python that has torch: the one that SEPCONV_PYTHON names, else the system's or the first in PATH; `undefined` without one. */
 function python() {
   const has = (program) => spawnSync(program, ['-c', 'import torch'], { stdio: 'ignore' }).status === 0
-  found ??= { program: [process.env.SEPCONV_PYTHON, '/usr/bin/python3', 'python3'].filter(Boolean).find(has) }
+  const candidates = process.env.SEPCONV_PYTHON ? [process.env.SEPCONV_PYTHON] : ['/usr/bin/python3', 'python3']
+  found ??= { program: candidates.find(has) }
   return found.program
 }
+
+const noTorch = () =>
+  process.env.SEPCONV_PYTHON
+    ? `SEPCONV_PYTHON=${process.env.SEPCONV_PYTHON} is no Python with torch`
+    : 'no python3 with torch (Debian: apt-get install python3-torch libopenblas0-openmp)'
 
 /**
  * Debian's OpenBLAS does not know Zen 5 and falls back to its AVX2 kernels, half as fast as those for AVX-512; it ignores

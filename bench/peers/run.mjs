@@ -41,6 +41,8 @@ const program = new Command('npm run bench:peers --')
     '\nExamples:\n  $ npm run bench:peers\n  $ npm run bench:peers -- --only sepconv,onnxruntime-node,pytorch --tasks inference --batch 1\n  $ npm run bench:peers -- --draw bench/results/peers-amd-epyc-2026-11-24.json',
   )
 
+// Called wrongly: status 2, as everywhere.
+program.exitOverride(({ exitCode }) => process.exit(exitCode === 0 ? 0 : 2))
 const options = program.parse().opts()
 const children = new Set()
 process.once('SIGINT', async () => {
