@@ -5,7 +5,7 @@
 
 import { SepconvError } from '../errors.js'
 import { type OpDefinition, opDefinition } from './op.js'
-import { formatType, sameType, type TensorType, type TypedArray } from './types.js'
+import { checkShape, formatType, sameType, type TensorType, type TypedArray } from './types.js'
 import type { Variable } from './variable.js'
 
 export type Attribute = number | string | boolean | readonly number[] | readonly string[]
@@ -60,7 +60,9 @@ export class Graph {
   readonly #states = new Map<Variable, Value>()
   readonly #scopes: string[] = []
 
+  /** @throws ERR_SHAPE for sizes below 1: every kernel may count on at least one element. */
   input(name: string, type: TensorType): Value {
+    checkShape(`input '${name}'`, type.shape)
     const value = this.#leaf('input', name, type)
     this.inputs.push(value)
     return value

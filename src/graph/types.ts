@@ -41,10 +41,11 @@ export function typedArray(dtype: DType, buffer: ArrayBufferLike, offset: number
 /** Throws `ERR_SHAPE` unless every size is a whole number of at least one. */
 export function checkShape(subject: string, shape: Shape): void {
   if (!Array.isArray(shape) || shape.some((size) => !Number.isInteger(size) || size < 1))
-    throw new SepconvError('ERR_SHAPE', `${subject}: sizes must be whole numbers of at least 1, got ${formatShape(shape)}`, {
-      subject,
-      given: shape,
-    })
+    throw new SepconvError(
+      'ERR_SHAPE',
+      `${subject}: a shape is a list of whole numbers of at least 1, got ${Array.isArray(shape) ? formatShape(shape) : String(shape)}`,
+      { subject, given: shape },
+    )
 }
 
 /** The shape that NumPy's broadcasting rule gives, or `undefined` where the two do not fit. */

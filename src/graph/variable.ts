@@ -3,7 +3,7 @@
  * layer or an optimizer, read by any number of traced graphs, and its memory is shared by all executables on its device.
  */
 
-import type { TensorType } from './types.js'
+import { checkShape, type TensorType } from './types.js'
 
 /** Fills a fresh array of `elements(type.shape)` values; must depend on nothing but the key and the shape. */
 export interface Initializer {
@@ -29,7 +29,9 @@ export class Variable {
   /** Where the content lives, owned by the runtime (src/runtime/state.ts); `undefined` until first used. */
   storage: unknown = undefined
 
+  /** @throws ERR_SHAPE for sizes below 1. */
   constructor(name: string, type: TensorType, initializer: Initializer, options: { trainable?: boolean } = {}) {
+    checkShape('variable', type.shape)
     this.name = name
     this.type = type
     this.initializer = initializer
