@@ -125,6 +125,14 @@ export function compile(fn: (...args: never[]) => Structure, options: CompileOpt
   checkOptions('compile', options, COMPILE_OPTIONS)
   if (typeof fn !== 'function')
     throw new SepconvError('ERR_ARGUMENT', 'compile: expected a function of values', { subject: 'compile', given: typeof fn })
+  for (const name of ['memoryLimit', 'clipNorm'] as const) {
+    const value = (options as Partial<TrainOptions>)[name]
+    if (value !== undefined && !(Number.isFinite(value) && value > 0))
+      throw new SepconvError('ERR_ARGUMENT', `compile: ${name} must be a positive number, got ${String(value)}`, {
+        subject: name,
+        given: value,
+      })
+  }
   return 'train' in options && options.train ? trainStep(fn as (batch: never) => Structure, options) : compiledFunction(fn, options)
 }
 
@@ -133,7 +141,8 @@ const typeText = (leaf: Tensor): string => formatType(leaf.type)
 /** Tracing and caching that plain functions and steps share. */
 class Specializer {
   readonly cache = new ExecutableCache()
-  readonly forms = new Map<string, unknown>()
+  /** What the function returned while each executable was traced: the form of its results. */
+  readonly #forms = new WeakMap<Executable, unknown>()
   #executor: Executor | undefined
 
   constructor(
@@ -147,27 +156,37 @@ class Specializer {
     return this.#executor
   }
 
-  specialize(args: readonly unknown[]): { executable: Executable; signature: string } {
-    const signature = formOf(args, typeText, isTensorLeaf)
-    const executable = this.cache.get(signature, () => {
+  specialize(args: readonly unknown[]): Executable {
+    return this.cache.get(formOf(args, typeText, isTensorLeaf), () => {
+      let form: unknown
       const leaves = flatten(args, isTensorLeaf)
       const { training = false, substitute } = this.options
       const graph = trace(
         (traced, context) => {
           const values = leaves.map(({ name, leaf }) => traced.input(name, leaf.type))
           const result = this.build(traced, context, unflatten(args, isTensorLeaf, values.values()) as unknown[])
-          for (const { name, leaf } of flatten(result, isValue)) traced.output(name || 'value', leaf)
-          this.forms.set(signature, result)
+          const outputs = flatten(result, isValue)
+          if (outputs.length === 0)
+            throw new SepconvError('ERR_ARGUMENT', 'compile: the function returned no values', {
+              subject: 'compile',
+              hint:
+                result instanceof Promise
+                  ? 'It must not be async: it only builds the graph'
+                  : 'Return a value, or a list or object of them',
+            })
+          for (const { name, leaf } of outputs) traced.output(name || 'value', leaf)
+          form = result
         },
         { training, ...(substitute && { substitute }) },
       )
-      return new Executable(this.executor, compileGraph(graph, this.executor.target, this.options))
+      const executable = new Executable(this.executor, compileGraph(graph, this.executor.target, this.options))
+      this.#forms.set(executable, form)
+      return executable
     })
-    return { executable, signature }
   }
 
-  structure(signature: string, outputs: readonly Tensor[]): unknown {
-    return unflatten(this.forms.get(signature), isValue, outputs.values())
+  structure(executable: Executable, outputs: readonly Tensor[]): unknown {
+    return unflatten(this.#forms.get(executable), isValue, outputs.values())
   }
 }
 
@@ -178,14 +197,14 @@ function compiledFunction(fn: (...args: never[]) => Structure, options: CompileO
     return result
   })
   const run = async (...args: readonly unknown[]) => {
-    const { executable, signature } = specializer.specialize(args)
-    return specializer.structure(signature, await executable.run(flatten(args, isTensorLeaf).map(({ leaf }) => leaf)))
+    const executable = specializer.specialize(args)
+    return specializer.structure(executable, await executable.run(flatten(args, isTensorLeaf).map(({ leaf }) => leaf)))
   }
   const runSync = (...args: readonly unknown[]) => {
-    const { executable, signature } = specializer.specialize(args)
-    return specializer.structure(signature, executable.runSync(flatten(args, isTensorLeaf).map(({ leaf }) => leaf)))
+    const executable = specializer.specialize(args)
+    return specializer.structure(executable, executable.runSync(flatten(args, isTensorLeaf).map(({ leaf }) => leaf)))
   }
-  const executable = (...args: readonly unknown[]) => specializer.specialize(args).executable
+  const executable = (...args: readonly unknown[]) => specializer.specialize(args)
   return Object.assign(run, {
     run,
     runSync,
@@ -247,18 +266,18 @@ function trainStep(fn: (batch: never) => Structure, options: CompileOptions & Pa
         if (value !== undefined && !Number.isFinite(value))
           throw new SepconvError('ERR_ARGUMENT', `step.run: ${name} must be a finite number, got ${value}`, { subject: name, given: value })
       const args = inputs(batch, step)
-      const { executable, signature } = specializer.specialize([args])
+      const executable = specializer.specialize([args])
       try {
         const outputs = await executable.run(
           flatten([args], isTensorLeaf).map(({ leaf }) => leaf),
           step,
         )
-        return specializer.structure(signature, outputs) as { loss: Tensor; finite: Tensor }
+        return specializer.structure(executable, outputs) as { loss: Tensor; finite: Tensor }
       } finally {
         for (const scalar of [args.rate, args.decay, args.sample]) scalar.dispose()
       }
     },
-    executable: (batch) => specializer.specialize([inputs(batch, { sample: 0 })]).executable,
+    executable: (batch) => specializer.specialize([inputs(batch, { sample: 0 })]),
     dispose: () => specializer.cache.clear(),
   }
 }
@@ -277,8 +296,6 @@ function meanOf(loss: Structure | undefined): Value {
 function gradientScale(graph: Graph, pairs: readonly ParameterGradient[], clipNorm: number | undefined): Value {
   const constant = (x: number) => graph.constant({ shape: [], dtype: 'float32' }, Float32Array.of(x))
   if (clipNorm === undefined) return constant(1)
-  if (!(clipNorm > 0))
-    throw new SepconvError('ERR_ARGUMENT', `compile: clipNorm must be positive, got ${clipNorm}`, { subject: 'clipNorm', given: clipNorm })
   const norm = emit(
     opDefinition('globalNorm'),
     pairs.map(({ gradient }) => gradient),
