@@ -63,6 +63,8 @@ const EXAMPLES = 5
 export async function imageFolder(directory: string, options: ImageFolderOptions = {}): Promise<Dataset> {
   checkOptions('imageFolder', options, ['validation', 'strict'])
   const { validation: share = 0.2, strict = false } = options
+  if (typeof directory !== 'string')
+    throw new SepconvError('ERR_ARGUMENT', `imageFolder: expected the path of a folder, got ${typeof directory}`, { subject: 'directory' })
   if (!(share >= 0 && share <= 0.9)) {
     throw new SepconvError('ERR_ARGUMENT', `imageFolder: validation must be a share from 0 to 0.9, got ${share}`, {
       subject: 'validation',

@@ -16,7 +16,7 @@ import { type DeviceName, openDevice } from '../runtime/device.js'
 import type { Executor, RunOptions } from '../runtime/executor.js'
 import { type CompiledFunction, compile } from '../runtime/function.js'
 import { readState, releaseState, writeState } from '../runtime/state.js'
-import { type Tensor, upload } from '../runtime/tensor.js'
+import { isTensor, type Tensor, upload } from '../runtime/tensor.js'
 import { SafetensorsFile, writeSafetensors } from '../weights/safetensors.js'
 import { architecture, type Network } from './registry.js'
 import { type ModelSummary, summarize } from './summary.js'
@@ -34,6 +34,7 @@ export interface Preprocessing {
   readonly deviation: readonly number[]
 }
 
+/** What a model is, as it stands in the metadata of its weights: enough to create it again. */
 export interface ModelConfig {
   readonly architecture: string
   readonly options: Readonly<Record<string, unknown>>
@@ -42,6 +43,7 @@ export interface ModelConfig {
   readonly labels?: readonly string[]
 }
 
+/** One class of a classified picture. */
 export interface Prediction {
   readonly index: number
   /** The class's name, or its index as text where the weights carry no names. */
@@ -77,6 +79,7 @@ class Callable {
   }
 }
 
+/** The call signature of {@link Model}. */
 export interface Model {
   /** In a trace: [n, h, w, c], uint8 pixels or normalised float32 → logits [n, classes] (an embedding without classes). */
   (images: Value): Value
@@ -102,8 +105,16 @@ export class Model extends Callable {
     this.network = network
     this.executor = openDevice(settings.device)
     this.variables = new Map(variablesOf(network.root).map((variable) => [variable.name, variable]))
-    for (const variable of this.variables.values()) variable.seed = settings.seed ?? 0
-    this.#config = { architecture: name, options, preprocessing: { ...defaultPreprocessing(network), ...settings.preprocessing } }
+    const { seed = 0 } = settings
+    if (!Number.isSafeInteger(seed) || seed < 0)
+      throw new SepconvError('ERR_ARGUMENT', `${name}: seed must be a whole number of at least 0, got ${String(seed)}`, {
+        subject: 'seed',
+        given: seed,
+      })
+    for (const variable of this.variables.values()) variable.seed = seed
+    const preprocessing = { ...defaultPreprocessing(network), ...settings.preprocessing }
+    checkPreprocessing(name, preprocessing, network.inputChannels)
+    this.#config = { architecture: name, options, preprocessing }
     this.labels = settings.labels
   }
 
@@ -164,6 +175,11 @@ export class Model extends Callable {
     checkOptions('classify', options, ['top'])
     const list = Array.isArray(images) ? (images as readonly RgbImage[]) : [images as RgbImage]
     if (list.length === 0) throw new SepconvError('ERR_SHAPE', 'classify: expected at least one picture', { subject: 'images' })
+    if (!list.every((image) => image?.data instanceof Uint8Array && image.data.length === image.width * image.height * 3))
+      throw new SepconvError('ERR_ARGUMENT', 'classify: expected pictures { data, width, height } with three bytes per pixel', {
+        subject: 'images',
+        hint: 'loadImage() gives them',
+      })
     const { preprocess } = await import('../data/image.js')
     const { size, resize, crop, interpolation } = this.config.preprocessing
     const batch = new Uint8Array(list.length * size * size * 3)
@@ -271,6 +287,11 @@ export class Model extends Callable {
 
   #check(images: Tensor): void {
     if (this.#disposed) throw new SepconvError('ERR_DISPOSED', `model '${this.config.architecture}' was used after dispose()`)
+    if (!isTensor(images))
+      throw new SepconvError('ERR_ARGUMENT', `${this.config.architecture}: expected a tensor of images, got ${typeof images}`, {
+        subject: 'images',
+        hint: 'Make one with tensor(), or use classify() for pictures',
+      })
     const { inputChannels, inputSize, variableInputSize } = this.network
     const [, height, width, channels] = images.shape
     const wanted = `[n, ${variableInputSize ? 'h, w' : `${inputSize}, ${inputSize}`}, ${inputChannels}]`
@@ -385,6 +406,28 @@ const defaultPreprocessing = ({ inputSize, inputChannels }: Network): Preprocess
   mean: new Array<number>(inputChannels).fill(0.5),
   deviation: new Array<number>(inputChannels).fill(0.5),
 })
+
+/** @throws ERR_ARGUMENT for unknown keys, sizes that are not whole, and means and deviations that do not fit the channels. */
+function checkPreprocessing(name: string, preprocessing: Preprocessing, channels: number): void {
+  const subject = `${name}: preprocessing`
+  checkOptions(subject, preprocessing, ['size', 'resize', 'crop', 'interpolation', 'mean', 'deviation'])
+  const { size, resize, mean, deviation } = preprocessing
+  for (const [key, value] of Object.entries({ size, resize }))
+    if (!Number.isInteger(value) || value < 1)
+      throw new SepconvError('ERR_ARGUMENT', `${subject}: ${key} must be a whole number of at least 1, got ${String(value)}`, {
+        subject: key,
+        given: value,
+      })
+  const perChannel = (key: string, values: readonly number[], accepts: (x: number) => boolean, expected: string) => {
+    if (Array.isArray(values) && values.length === channels && values.every((x) => Number.isFinite(x) && accepts(x))) return
+    throw new SepconvError('ERR_ARGUMENT', `${subject}: ${key} must be ${channels} ${expected}, got ${JSON.stringify(values)}`, {
+      subject: key,
+      given: values,
+    })
+  }
+  perChannel('mean', mean, () => true, 'numbers, one per channel')
+  perChannel('deviation', deviation, (x) => x > 0, 'positive numbers, one per channel')
+}
 
 /** uint8 pixels → (value / 255 − mean) / deviation, in the graph; float32 passes as it is. */
 export function normalise(images: Value, { mean, deviation }: Preprocessing): Value {

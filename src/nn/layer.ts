@@ -57,6 +57,9 @@ function* walk(root: Layer, path: string, seen: Set<Layer>): Generator<{ name: s
   for (const [name, child] of Object.entries(root.children)) yield* walk(child, join(name), seen)
 }
 
+/** Whether `x` was made by {@link layer}. */
+export const isLayer = (x: unknown): x is Layer => typeof x === 'function' && 'kind' in x && 'children' in x
+
 /** Throws ERR_ARGUMENT unless `value` is a whole number of at least `least`. */
 export function checkCount(kind: string, name: string, value: number, least = 1): void {
   if (!Number.isInteger(value) || value < least)

@@ -351,6 +351,8 @@ export const reshapeDefinition = defineOp({
  * @throws ERR_SHAPE
  */
 export const reshape = operation('reshape', (x: Value, shape: Shape): Value => {
+  if (!Array.isArray(shape))
+    throw new SepconvError('ERR_SHAPE', `reshape: expected a shape, got ${String(shape)}`, { subject: 'shape', given: shape })
   const rest = shape.filter((size) => size !== -1)
   return emit(reshapeDefinition, [x], { shape: shape.map((size) => (size === -1 ? elements(x.shape) / elements(rest) : size)) })
 })

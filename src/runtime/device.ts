@@ -35,7 +35,7 @@ let warned = false
  */
 export function openDevice(name: DeviceName = process.env.SEPCONV_DEVICE ?? 'auto'): Executor {
   const known = devices()
-  const wanted = name === 'cuda' ? 'cuda:0' : name
+  const wanted = name === 'cuda' ? 'cuda:0' : String(name)
   if (wanted === 'auto') {
     // cuda runs the forward convolutions only so far: it is taken where it is asked for by name.
     const best = known.find((device) => device.available && !device.name.startsWith('cuda'))!

@@ -2,7 +2,7 @@
 
 import type { LoaderOptions, LoaderStatistics } from '../data/loader.js'
 import type { Sample } from '../data/folder.js'
-import { SepconvError } from '../errors.js'
+import { checkOptions, SepconvError } from '../errors.js'
 import type { Variable } from '../graph/variable.js'
 import type { Value } from '../graph/graph.js'
 import { type Classification, ClassificationMeter } from '../metrics.js'
@@ -42,6 +42,7 @@ export class Evaluator {
     private readonly options: EvaluateOptions = {},
     substitute?: (variable: Variable) => Variable,
   ) {
+    checkOptions('evaluate', options, ['batch', 'size', 'strict', 'cacheBytes', 'signal', 'onProgress'])
     this.#logits = compile((x: Value) => model(x), { device: model.device, ...(substitute && { substitute }) })
   }
 

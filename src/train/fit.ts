@@ -166,6 +166,8 @@ class Run {
 
   constructor(private readonly options: FitOptions) {
     checkOptions('fit', options, OPTIONS)
+    for (const [name, value] of Object.entries({ model: options?.model, data: options?.data }))
+      if (!value) throw new SepconvError('ERR_ARGUMENT', `fit: '${name}' is missing`, { subject: name })
     const { model, data, epochs = 10, batch = 32, seed = 0, labelSmoothing = 0, strict = false, resume = false, out } = options
     const size = options.size ?? model.config.preprocessing.size
     const rate = options.rate ?? (0.045 * batch) / 32

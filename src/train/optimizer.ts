@@ -1,6 +1,6 @@
 /** Optimizers and weight averages as graph builders: the update of all parameters is one multi-tensor op of the step's program. */
 
-import { checkOptions, SepconvError } from '../errors.js'
+import { checkChoice, checkOptions, SepconvError } from '../errors.js'
 import { opDefinition } from '../graph/op.js'
 import { emitAll } from '../graph/trace.js'
 import { Variable } from '../graph/variable.js'
@@ -57,6 +57,8 @@ export function sgd(options: SgdOptions = {}): SgdOptimizer {
   checkRange('sgd', 'rate', rate, (x) => x > 0, 'positive')
   checkRange('sgd', 'momentum', momentum, (x) => x >= 0 && x < 1, 'in [0, 1)')
   checkRange('sgd', 'weightDecay', weightDecay, (x) => x >= 0, 'at least 0')
+  checkChoice('sgd', 'nesterov', nesterov, [true, false])
+  checkChoice('sgd', 'decays', decays, ['filters', 'all'])
   const velocities = new Companions('velocity')
   return {
     name: 'sgd',
@@ -102,6 +104,7 @@ export interface TrackedAverage extends WeightAverage {
  * @param decay of `ema`, default 0.9999; the first steps use min(decay, (1 + t) / (10 + t)) as tf.train.ExponentialMovingAverage does.
  */
 export function weightAverage(kind: 'ema' | 'polyak' = 'ema', decay = 0.9999): TrackedAverage {
+  checkChoice('weightAverage', 'kind', kind, ['ema', 'polyak'])
   checkRange('weightAverage', 'decay', decay, (x) => x >= 0 && x < 1, 'in [0, 1)')
   const averages = new Companions('average')
   return {
