@@ -11,6 +11,9 @@ export interface Initializer {
   fill(data: Float32Array, shape: readonly number[], key: { readonly seed: number; readonly name: string }): void
 }
 
+/** State that belongs to training, not to the model, is named and stored under this prefix. */
+export const TRAINING_PREFIX = 'train.'
+
 let created = 0
 
 export class Variable {

@@ -9,7 +9,7 @@ import type { Value } from '../graph/graph.js'
 import { opDefinition } from '../graph/op.js'
 import { emit } from '../graph/trace.js'
 import { elements, formatShape, formatType, sameShape } from '../graph/types.js'
-import type { Variable } from '../graph/variable.js'
+import { TRAINING_PREFIX, type Variable } from '../graph/variable.js'
 import type { RgbImage } from '../data/image.js'
 import { nameVariables, variablesOf } from '../nn/layer.js'
 import { type DeviceName, openDevice } from '../runtime/device.js'
@@ -154,13 +154,18 @@ export class Model extends Callable {
   /**
    * Logits (or embeddings, or the feature pyramid) of a batch.
    * @param images [n, h, w, c] on the model's device: uint8 pixels, or float32 normalised by the caller.
-   * @returns [n, classes]; with `featuresOnly` an object of feature maps.
+   * @param options `signal`: an abort ends the run between two kernels, and rejects with its reason.
+   * @returns [n, classes]; with `featuresOnly` an object of feature maps by name (`run<Record<string, Tensor>>(…)`).
+   * @throws ERR_SHAPE, ERR_DTYPE, ERR_DEVICE for images that do not fit; ERR_DISPOSED.
    */
-  async run(images: Tensor, options: RunOptions = {}): Promise<Tensor> {
+  async run<R extends Tensor | Readonly<Record<string, Tensor>> = Tensor>(images: Tensor, options: RunOptions = {}): Promise<R> {
+    checkOptions('run', options, ['signal'])
     this.#check(images)
-    options.signal?.throwIfAborted()
     this.#logits ??= compile((x: Value) => this(x), { device: this.device }) as CompiledFunction<[Tensor], unknown>
-    return (await this.#logits.run(images)) as Tensor
+    const executable = this.#logits.executable(images)
+    const outputs = await executable.run([images], options)
+    const features = Object.fromEntries(executable.outputs.map(({ name }, i) => [name, outputs[i]!]))
+    return (features.value ?? features) as R
   }
 
   /**
@@ -237,7 +242,7 @@ export class Model extends Callable {
   }
 
   /**
-   * Reads weights that `saveWeights` wrote.
+   * Reads weights that `saveWeights` wrote, or those inside a training checkpoint (`last.safetensors`).
    * @throws ERR_WEIGHTS when tensors are missing, unexpected or of another shape (all are listed); ERR_FILE, ERR_FORMAT.
    */
   async loadWeights(path: string): Promise<void> {
@@ -311,7 +316,7 @@ export class Model extends Callable {
 
   #compare(path: string, file: SafetensorsFile): void {
     const missing = [...this.variables.keys()].filter((name) => !file.tensors.has(name))
-    const unexpected = [...file.tensors.keys()].filter((name) => !this.variables.has(name))
+    const unexpected = [...file.tensors.keys()].filter((name) => !this.variables.has(name) && !name.startsWith(TRAINING_PREFIX))
     const reshaped = [...this.variables].flatMap(([name, { type }]) => {
       const found = file.tensors.get(name)
       return found && !sameShape(found.shape, type.shape)

@@ -3,12 +3,9 @@
 import { checkChoice, checkOptions, SepconvError } from '../errors.js'
 import { opDefinition } from '../graph/op.js'
 import { emitAll } from '../graph/trace.js'
-import { Variable } from '../graph/variable.js'
+import { TRAINING_PREFIX, Variable } from '../graph/variable.js'
 import { zeros } from '../nn/initializers.js'
 import type { Optimizer, WeightAverage } from '../runtime/function.js'
-
-/** State that belongs to training, not to the model, is stored under this prefix. */
-export const TRAINING_PREFIX = 'train.'
 
 /** A companion of each variable, made on demand and kept. */
 class Companions {
