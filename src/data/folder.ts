@@ -23,6 +23,7 @@ export interface Sample {
   readonly label: number
 }
 
+/** Labelled pictures in two halves; what {@link imageFolder} gives. */
 export interface Dataset {
   readonly root: string
   /** Class names in the order of their labels. */
@@ -35,6 +36,7 @@ export interface Dataset {
   readonly ignored: { readonly count: number; readonly examples: readonly string[] }
 }
 
+/** Options of {@link imageFolder}. */
 export interface ImageFolderOptions {
   /** Share of each class that is held out where there is no `val` folder, 0 to 0.9. Default 0.2; 0 holds out nothing. */
   validation?: number

@@ -20,6 +20,7 @@ export type { Interpolation, RgbImage }
 /** A path, a `file:` URL, or the bytes of an encoded picture. */
 export type ImageSource = string | URL | Uint8Array | ArrayBuffer
 
+/** Options of {@link loadImage}. */
 export interface LoadImageOptions {
   /** What shows through where a picture is transparent. Default `'white'`, as pictures are seen on a page. */
   background?: 'white' | 'black'

@@ -52,6 +52,7 @@ export interface Update {
   readonly value: Value
 }
 
+/** What a traced function leaves behind: nodes in execution order, inputs, outputs and updates of state. */
 export class Graph {
   readonly nodes: Node[] = []
   readonly inputs: Value[] = []
@@ -80,10 +81,12 @@ export class Graph {
     return this.#leaf('prepared', key, type)
   }
 
+  /** Data that is part of the program. */
   constant(type: TensorType, data: TypedArray): Value {
     return this.#leaf('constant', '', type, { data })
   }
 
+  /** Names a value as the program's result. */
   output(name: string, value: Value): void {
     this.outputs.push({ name, value: this.own(value) })
   }

@@ -85,6 +85,7 @@ export interface Model {
   (images: Value): Value
 }
 
+/** A network with its state on a device; `createModel` and `loadModel` make them. */
 // biome-ignore lint/suspicious/noUnsafeDeclarationMerging: the call signature above is what Callable implements
 export class Model extends Callable {
   readonly executor: Executor
@@ -286,6 +287,7 @@ export class Model extends Callable {
     for (const variable of this.variables.values()) releaseState(variable)
   }
 
+  /** What `using` calls. */
   [Symbol.dispose](): void {
     this.dispose()
   }

@@ -19,11 +19,13 @@ export interface Network {
   readonly variableInputSize: boolean
 }
 
+/** An entry of the registry. */
 export interface Architecture {
   readonly name: string
   readonly description: string
   /** Names of the options that `build` takes. */
   readonly options: readonly string[]
+  /** Builds the layers. @throws ERR_ARGUMENT for bad options. */
   build(options: Readonly<Record<string, unknown>>): Network
 }
 

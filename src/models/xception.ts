@@ -36,6 +36,7 @@ import type { Activation } from '../ops/activation.js'
 import type { Padding } from '../ops/geometry.js'
 import { type Network, registerModel } from './registry.js'
 
+/** Options of Xception; the defaults are the published model. */
 export interface XceptionOptions {
   /** Outputs of the logistic regression; 0 gives the pooled embedding instead. Default 1000. */
   classes?: number

@@ -29,6 +29,7 @@ export function convBatchNormRelu(channelsIn: number, channelsOut: number, optio
 /** Depthwise-separable convolution under its full name; see {@link separable}. */
 export const depthwiseSeparableConv2d = separable
 
+/** Options of {@link xceptionBlock}. */
 export interface XceptionBlockOptions {
   in: number
   out: number

@@ -20,7 +20,8 @@ export const constant = (value: number): Initializer => ({ name: `constant(${val
 export const zeros = constant(0)
 export const ones = constant(1)
 
-interface Fans {
+/** Elements that one output reads, and outputs that one element feeds. */
+export interface Fans {
   readonly fanIn: number
   readonly fanOut: number
 }

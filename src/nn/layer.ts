@@ -9,7 +9,9 @@ import type { Value } from '../graph/graph.js'
 import { scoped } from '../graph/trace.js'
 import type { Variable } from '../graph/variable.js'
 
+/** A function of values with state of its own. */
 export interface Layer {
+  /** Emits the layer into the trace under way. */
   (x: Value): Value
   /** What it is, such as `separable`. */
   readonly kind: string
@@ -19,6 +21,7 @@ export interface Layer {
   readonly children: Readonly<Record<string, Layer>>
 }
 
+/** What a layer owns; absent entries are left out. */
 export interface LayerParts {
   readonly variables?: Readonly<Record<string, Variable | undefined>>
   readonly children?: Readonly<Record<string, Layer | undefined>>

@@ -179,6 +179,7 @@ function spatialHalf(channels: number, multiplier: number, options: SeparableOpt
   }
 }
 
+/** Options of {@link batchNorm}. */
 export interface BatchNormOptions {
   /** Added to the variance. Default 1e-3, as in Keras; PyTorch has 1e-5. */
   epsilon?: number
@@ -255,6 +256,7 @@ export function activationLayer(name: Activation): Layer {
   return layer(name, {}, (x) => (name === 'none' ? x : ops[name](x)))
 }
 
+/** Options of {@link maxPool2d} and {@link avgPool2d}. */
 export interface PoolOptions {
   /** Size of the window. Default 2. */
   window?: Pair

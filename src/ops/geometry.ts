@@ -17,6 +17,7 @@ export type Pair = number | readonly [number, number]
  */
 export type Padding = 'same' | 'valid' | { readonly top: number; readonly bottom: number; readonly left: number; readonly right: number }
 
+/** How a window moves over [n, h, w, c]. */
 export interface WindowOptions {
   /** Steps between windows. Default: 1 for convolutions, the window's size for pools. */
   readonly strides?: Pair

@@ -159,6 +159,7 @@ function spread(g: Value, strides: readonly number[]): Value {
   })
 }
 
+/** Options of {@link slice}, one entry per axis. */
 export interface SliceOptions {
   /** First element along each axis. */
   readonly begin: readonly number[]
@@ -216,6 +217,7 @@ export const padDefinition = defineOp({
   },
 })
 
+/** Options of {@link pad}, one entry per axis. */
 export interface PadOptions {
   /** Elements added before the first along each axis. */
   readonly before: readonly number[]

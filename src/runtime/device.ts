@@ -8,6 +8,7 @@ import { ReferenceExecutor } from './executors/reference.js'
 /** `auto` never fails: it takes the best device that runs every op, `cpu` where the addon is there, else `reference`. `cuda` means `cuda:0`. */
 export type DeviceName = 'auto' | 'cpu' | 'cuda' | `cuda:${number}` | 'reference' | (string & {})
 
+/** A device that programs can run on, or the reason why it is not available. */
 export interface DeviceInfo {
   readonly name: string
   readonly available: boolean

@@ -26,6 +26,7 @@ const CALL_BYTES = 2 << 10
 
 const preparedOn = new WeakMap<Executor, Map<string, Prepared>>()
 
+/** A compiled graph on a device; comes from `compiled.executable(…)`. */
 export class Executable {
   readonly inputs: readonly { readonly name: string; readonly type: TensorType }[]
   readonly outputs: readonly { readonly name: string; readonly type: TensorType }[]
@@ -139,6 +140,7 @@ export class Executable {
     return times
   }
 
+  /** Gives back what this executable alone keeps. A second call does nothing. */
   dispose(): void {
     if (this.#disposed) return
     this.#disposed = true

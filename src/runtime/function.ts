@@ -33,6 +33,7 @@ export interface Optimizer {
     readonly parameters: readonly ParameterGradient[]
   }): ParameterValue[]
 }
+/** A parameter and the gradient of the loss with respect to it. */
 export interface ParameterGradient {
   readonly variable: Variable
   readonly gradient: Value
@@ -49,6 +50,7 @@ export interface WeightAverage {
   variable(of: Variable): Variable
 }
 
+/** Options of {@link compile} for functions and training steps. */
 export interface CompileOptions {
   /** Default `'auto'`; tensors passed in must be on this device. */
   device?: DeviceName
@@ -64,6 +66,7 @@ export interface CompileOptions {
 
 const COMPILE_OPTIONS = ['device', 'memoryLimit', 'optimise', 'training', 'substitute', 'train', 'average', 'clipNorm']
 
+/** Options of {@link compile} that make a training step. */
 export interface TrainOptions extends CompileOptions {
   /** The optimizer that the step applies to every trainable variable that the loss depends on. */
   train: Optimizer
@@ -83,23 +86,31 @@ export interface StepOptions extends RunOptions {
   decay?: number
 }
 
+/** A compiled function of tensors; one program per signature of its arguments. */
 export interface CompiledFunction<A extends readonly unknown[], R> {
+  /** The same as `run`. */
   (...args: A): Promise<R>
+  /** Runs on the device and resolves when the result is complete; the event loop stays free. */
   run(...args: A): Promise<R>
+  /** {@link run} on the calling thread. */
   runSync(...args: A): R
   /** The program for these arguments; nothing runs. */
   program(...args: A): Program
   /** The executable behind these arguments: for profiles and verification. */
   executable(...args: A): Executable
+  /** Drops every compiled program. */
   dispose(): void
 }
 
+/** A compiled training step: forward, loss, backward and update in one native call. */
 export interface TrainStep<B, R> {
   /** One step: outputs of the function, and `finite` (1, or 0 when a loss or gradient was not and nothing was changed). */
   run(batch: B, options?: StepOptions): Promise<R & { loss: Tensor; finite: Tensor }>
   /** Every trainable variable that the loss depends on; known after the first run or `executable()`. */
   readonly parameters: readonly Variable[]
+  /** The executable behind a batch of this form: for profiles and verification. */
   executable(batch: B): Executable
+  /** Drops every compiled program; parameters and slots stay. */
   dispose(): void
 }
 
@@ -331,6 +342,7 @@ function updateWeightAverage(graph: Graph, flag: Value, decay: Value, average: W
   averaged.forEach((variable, i) => graph.update(variable, outputs[i]!))
 }
 
+/** Options of {@link valueAndGrad}. */
 export interface ValueAndGradOptions extends CompileOptions {
   /** Variables whose gradients are wanted too, by name in the result's `variables`. */
   variables?: readonly Variable[]

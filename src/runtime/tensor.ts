@@ -23,6 +23,7 @@ export { isTensor }
 
 const abandoned = new FinalizationRegistry<DeviceMemory>((memory) => memory.dispose())
 
+/** Typed, shaped bytes on a device; {@link tensor} and every op make them. */
 export class Tensor {
   readonly [TENSOR] = true
   readonly shape: Shape
@@ -87,11 +88,13 @@ export class Tensor {
     this.#memory.dispose()
   }
 
+  /** What `using` calls. */
   [Symbol.dispose](): void {
     this.dispose()
   }
 }
 
+/** Options of {@link tensor}. */
 export interface TensorOptions {
   /** Default: what the data's class says (`number[]`: float32; Uint16Array: bfloat16). */
   dtype?: DType

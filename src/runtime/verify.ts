@@ -37,6 +37,7 @@ export interface VerifyRow {
   readonly layer: string
 }
 
+/** Options of {@link verifyModel}. */
 export interface VerifyOptions {
   /** A registered model. Default `'xception'`. */
   model?: string
@@ -54,6 +55,7 @@ export interface VerifyOptions {
   batch?: number
   seed?: number
   signal?: AbortSignal
+  /** Called after every call that has been compared. */
   onProgress?: (progress: { readonly done: number; readonly total: number; readonly op: string }) => void
 }
 

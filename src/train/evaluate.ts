@@ -10,6 +10,7 @@ import type { Model } from '../models/model.js'
 import { type CompiledFunction, compile } from '../runtime/function.js'
 import { type Tensor, upload } from '../runtime/tensor.js'
 
+/** Options of {@link evaluate}. */
 export interface EvaluateOptions {
   /** Rows per batch. Default 32. */
   batch?: number
@@ -20,6 +21,7 @@ export interface EvaluateOptions {
   /** Most bytes of decoded pictures to keep between evaluations. Default: the loader's. */
   cacheBytes?: number
   signal?: AbortSignal
+  /** Called after every batch. */
   onProgress?: (progress: { readonly done: number; readonly total: number }) => void
 }
 

@@ -21,6 +21,7 @@ import { type Evaluation, Evaluator } from './evaluate.js'
 import { type AverageKind, checkRange, sgd, type SgdOptimizer, type SgdOptions, type TrackedAverage, weightAverage } from './optimizer.js'
 import { checkSchedule, rateAt, type Schedule } from './schedule.js'
 
+/** Options of {@link fit}. */
 export interface FitOptions {
   model: Model
   data: Dataset
@@ -84,6 +85,7 @@ const OPTIONS = [
   ...['labelSmoothing', 'clipNorm', 'augment', 'seed', 'memoryLimit', 'checkpointSteps', 'strict', 'signal'],
 ]
 
+/** What {@link fit} reports; docs/json.md says what the fields mean. */
 export type FitEvent =
   | {
       readonly type: 'start'

@@ -24,6 +24,7 @@ class Companions {
   }
 }
 
+/** Options of {@link sgd}. */
 export interface SgdOptions {
   /** Learning rate of a step that is given none. Default 0.045, the paper's. */
   rate?: number
@@ -41,6 +42,7 @@ export interface SgdOptimizer extends Optimizer {
   readonly options: Required<SgdOptions>
   /** Velocities by the parameter that they belong to. */
   slots(): IterableIterator<[Variable, Variable]>
+  /** The velocity of a parameter. */
   slot(of: Variable): Variable
 }
 
@@ -93,6 +95,7 @@ export interface TrackedAverage extends WeightAverage {
   readonly kind: AverageKind
   /** The decay of update number `step`, counted from 0. */
   decay(step: number): number
+  /** Averages by the variable that they follow. */
   entries(): IterableIterator<[Variable, Variable]>
 }
 
