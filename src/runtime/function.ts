@@ -124,10 +124,19 @@ type Inputs<A extends readonly unknown[]> = { [K in keyof A]: Lifted<A[K]> }
  * @throws whatever `f` throws when it is traced, with the layer's name: ERR_SHAPE, ERR_DTYPE, ERR_ARGUMENT.
  * @example const f = compile((x) => relu(x)); const y = await f(x)
  */
+// The narrower forms stand first, so that parameters without a type are values.
+export function compile<B extends Readonly<Record<string, Value>>, R extends Value | ({ loss: Value } & Record<string, Structure>)>(
+  fn: (batch: B) => R,
+  options: TrainOptions,
+): TrainStep<Lifted<B>, R extends Value ? unknown : Lifted<R>>
 export function compile<B extends Structure, R extends Value | ({ loss: Value } & Record<string, Structure>)>(
   fn: (batch: B) => R,
   options: TrainOptions,
 ): TrainStep<Lifted<B>, R extends Value ? unknown : Lifted<R>>
+export function compile<A extends readonly Value[], R extends Structure>(
+  fn: (...args: A) => R,
+  options?: CompileOptions,
+): CompiledFunction<Inputs<A>, Lifted<R>>
 export function compile<A extends readonly Structure[], R extends Structure>(
   fn: (...args: A) => R,
   options?: CompileOptions,
@@ -348,6 +357,11 @@ export interface ValueAndGradOptions extends CompileOptions {
   variables?: readonly Variable[]
 }
 
+type GradientFunction<A extends readonly unknown[]> = CompiledFunction<
+  Inputs<A>,
+  { value: Tensor; gradients: Inputs<A>; variables: Record<string, Tensor> }
+>
+
 /**
  * The value of a scalar function together with its gradients, without the trainer.
  * @param fn takes values, returns a float32 scalar.
@@ -356,10 +370,12 @@ export interface ValueAndGradOptions extends CompileOptions {
  * @throws ERR_SHAPE when the result is no scalar; ERR_DTYPE when an argument is not float32.
  * @example const { value, gradients: [dx] } = await valueAndGrad((x) => sum(square(x)))(x)
  */
+export function valueAndGrad<A extends readonly Value[]>(fn: (...args: A) => Value, options?: ValueAndGradOptions): GradientFunction<A>
+export function valueAndGrad<A extends readonly Structure[]>(fn: (...args: A) => Value, options?: ValueAndGradOptions): GradientFunction<A>
 export function valueAndGrad<A extends readonly Structure[]>(
   fn: (...args: A) => Value,
   options: ValueAndGradOptions = {},
-): CompiledFunction<Inputs<A>, { value: Tensor; gradients: Inputs<A>; variables: Record<string, Tensor> }> {
+): GradientFunction<A> {
   const { variables = [], ...rest } = options
   checkOptions('valueAndGrad', rest, COMPILE_OPTIONS)
   return compiledFunction((...args: never[]) => {
