@@ -25,6 +25,7 @@ export {
   type WeightAverage,
 } from './runtime/function.js'
 export type { Call, Place, Program, ProgramBuffer } from './runtime/program.js'
+export { loadProgram, type LoadProgramOptions, type ProgramArgument, type ReplayProgram } from './runtime/replay.js'
 export type { Structure } from './runtime/structure.js'
 export { type VerifyOptions, type VerifyRow, verifyModel } from './runtime/verify.js'
 export { Tensor, tensor, type TensorOptions } from './runtime/tensor.js'
