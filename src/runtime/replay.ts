@@ -7,6 +7,7 @@ import type { RunOptions } from './executor.js'
 import type { Program } from './program.js'
 import { Tensor } from './tensor.js'
 
+/** Options of {@link loadProgram}. */
 export interface LoadProgramOptions {
   /** Default `'auto'`. A program runs on any device; one with packed filters only where panels have its width. */
   device?: DeviceName
@@ -34,6 +35,7 @@ export interface ReplayProgram {
    * @throws ERR_ARGUMENT, ERR_SHAPE, ERR_DTYPE, ERR_DEVICE for inputs that do not fit; the signal's reason when aborted in time
    */
   run(inputs: readonly Tensor[], options?: RunOptions): Promise<Tensor[]>
+  /** Gives back what the program holds on the device; tensors stay. */
   dispose(): void
 }
 
