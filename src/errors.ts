@@ -64,6 +64,16 @@ export function checkOptions(subject: string, options: object | undefined, known
   }
 }
 
+/** Throws `ERR_ARGUMENT` unless `value` is one of `choices`. */
+export function checkChoice(subject: string, name: string, value: unknown, choices: readonly unknown[]): void {
+  if (choices.includes(value)) return
+  throw new SepconvError('ERR_ARGUMENT', `${subject}: ${name} must be one of ${choices.join(', ')}, got ${String(value)}`, {
+    subject: name,
+    expected: choices,
+    given: value,
+  })
+}
+
 /** The entry of `words` within an edit distance of two (one for short words) of `word`, if there is one. */
 export function nearest(word: string, words: readonly string[]): string | undefined {
   let best: string | undefined

@@ -7,9 +7,9 @@
  * names its process; a lock whose process no longer exists is taken over.
  */
 
-import { readFileSync, unlinkSync } from 'node:fs'
+import { constants, existsSync, readFileSync, unlinkSync } from 'node:fs'
 import type { FileHandle } from 'node:fs/promises'
-import { link, lstat, mkdir, open, readdir, readFile, realpath, rename, stat, unlink, writeFile } from 'node:fs/promises'
+import { access, link, lstat, mkdir, open, readdir, readFile, realpath, rename, stat, unlink, writeFile } from 'node:fs/promises'
 import { hostname } from 'node:os'
 import { basename, dirname, join } from 'node:path'
 import { SepconvError } from './errors.js'
@@ -237,7 +237,7 @@ export async function lockFolder(folder: string, options: { name?: string } = {}
   const path = join(folder, options.name ?? '.lock')
   const owner: Owner = { pid: process.pid, host: hostname(), process: processIdentity(process.pid) ?? '', since: new Date().toISOString() }
   try {
-    await mkdir(folder, { recursive: true })
+    await makeFolder(folder)
     // Each round either takes the lock, finds a living owner, or removes one dead lock that another process may also be removing.
     for (let round = 0; ; round++) {
       if (await createExclusive(path, JSON.stringify(owner))) break
@@ -262,6 +262,19 @@ export async function lockFolder(folder: string, options: { name?: string } = {}
     await unlink(path).catch(() => {})
   }
   return { folder, path, release, [Symbol.asyncDispose]: release }
+}
+
+/** mkdir -p. On a read-only file system Node reports ENOENT; the first folder that exists knows better. */
+async function makeFolder(folder: string): Promise<void> {
+  try {
+    await mkdir(folder, { recursive: true })
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error
+    let existing = dirname(folder)
+    while (existing !== dirname(existing) && !existsSync(existing)) existing = dirname(existing)
+    await access(existing, constants.W_OK)
+    throw error
+  }
 }
 
 function releaseAll(): void {

@@ -62,7 +62,11 @@ TensorType toType(const Napi::Object& object, const std::string& what) {
   type.dtype = toDType(object.Get("dtype"), what + ".dtype");
   const Napi::Array shape = toArray(object.Get("shape"), what + ".shape");
   const uint32_t rank = shape.Length();
-  for (uint32_t i = 0; i < rank; ++i) type.shape.push_back(static_cast<int64_t>(toWhole(shape[i], what + ".shape")));
+  for (uint32_t i = 0; i < rank; ++i) {
+    const size_t size = toWhole(shape[i], what + ".shape");
+    if (size == 0) malformed(what + ".shape", "made of sizes of at least 1");  // kernels divide by sizes
+    type.shape.push_back(static_cast<int64_t>(size));
+  }
   return type;
 }
 

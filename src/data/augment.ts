@@ -6,8 +6,7 @@
  * Every kind of change has its own row of random numbers: adding a kind, or switching one off, leaves the others as they were.
  */
 
-import { checkOptions, SepconvError } from '../errors.js'
-import { checkChoice } from './image.js'
+import { checkChoice, checkOptions, SepconvError } from '../errors.js'
 import { SampleRandom, STREAMS } from './random.js'
 import { INTERPOLATIONS, type Interpolation, type RgbImage, resample } from './resample.js'
 

@@ -23,6 +23,7 @@ export interface Sample {
   readonly label: number
 }
 
+/** Labelled pictures in two halves; what {@link imageFolder} gives. */
 export interface Dataset {
   readonly root: string
   /** Class names in the order of their labels. */
@@ -35,6 +36,7 @@ export interface Dataset {
   readonly ignored: { readonly count: number; readonly examples: readonly string[] }
 }
 
+/** Options of {@link imageFolder}. */
 export interface ImageFolderOptions {
   /** Share of each class that is held out where there is no `val` folder, 0 to 0.9. Default 0.2; 0 holds out nothing. */
   validation?: number
@@ -63,6 +65,8 @@ const EXAMPLES = 5
 export async function imageFolder(directory: string, options: ImageFolderOptions = {}): Promise<Dataset> {
   checkOptions('imageFolder', options, ['validation', 'strict'])
   const { validation: share = 0.2, strict = false } = options
+  if (typeof directory !== 'string')
+    throw new SepconvError('ERR_ARGUMENT', `imageFolder: expected the path of a folder, got ${typeof directory}`, { subject: 'directory' })
   if (!(share >= 0 && share <= 0.9)) {
     throw new SepconvError('ERR_ARGUMENT', `imageFolder: validation must be a share from 0 to 0.9, got ${share}`, {
       subject: 'validation',

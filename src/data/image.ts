@@ -11,7 +11,7 @@ import { readFile, stat } from 'node:fs/promises'
 import { availableParallelism } from 'node:os'
 import { fileURLToPath } from 'node:url'
 import type { Sharp, SharpOptions } from 'sharp'
-import { checkOptions, SepconvError } from '../errors.js'
+import { checkChoice, checkOptions, SepconvError } from '../errors.js'
 import { fileError } from '../files.js'
 import { INTERPOLATIONS, type Interpolation, type RgbImage, resample } from './resample.js'
 
@@ -20,6 +20,7 @@ export type { Interpolation, RgbImage }
 /** A path, a `file:` URL, or the bytes of an encoded picture. */
 export type ImageSource = string | URL | Uint8Array | ArrayBuffer
 
+/** Options of {@link loadImage}. */
 export interface LoadImageOptions {
   /** What shows through where a picture is transparent. Default `'white'`, as pictures are seen on a page. */
   background?: 'white' | 'black'
@@ -103,6 +104,8 @@ async function readSource(source: ImageSource, name: string, maxBytes: number): 
   if (source instanceof Uint8Array || source instanceof ArrayBuffer) {
     return source.byteLength > maxBytes ? refuse(source.byteLength) : source instanceof ArrayBuffer ? new Uint8Array(source) : source
   }
+  if (typeof source !== 'string' && !(source instanceof URL))
+    throw new SepconvError('ERR_ARGUMENT', `loadImage: expected a path, a file: URL or bytes, got ${typeof source}`, { subject: 'source' })
   try {
     const path = source instanceof URL ? fileURLToPath(source) : source
     const { size } = await stat(path)
@@ -225,16 +228,6 @@ export function checkWhole(subject: string, name: string, value: unknown, least 
   if (Number.isSafeInteger(value) && (value as number) >= least) return
   throw new SepconvError('ERR_ARGUMENT', `${subject}: ${name} must be a whole number of at least ${least}, got ${String(value)}`, {
     subject: name,
-    given: value,
-  })
-}
-
-/** Throws `ERR_ARGUMENT` unless `value` is one of `choices`. */
-export function checkChoice(subject: string, name: string, value: unknown, choices: readonly unknown[]): void {
-  if (choices.includes(value)) return
-  throw new SepconvError('ERR_ARGUMENT', `${subject}: ${name} must be one of ${choices.join(', ')}, got ${String(value)}`, {
-    subject: name,
-    expected: choices,
     given: value,
   })
 }

@@ -9,12 +9,11 @@
 
 import { readFile } from 'node:fs/promises'
 import { totalmem } from 'node:os'
-import { checkOptions, SepconvError } from '../errors.js'
+import { checkChoice, checkOptions, SepconvError } from '../errors.js'
 import { fileError } from '../files.js'
 import { type AugmentOptions, applyAugmentation, drawAugmentation, resolveAugment } from './augment.js'
 import type { Sample } from './folder.js'
 import {
-  checkChoice,
   checkWhole,
   decodeParallelism,
   type LoadImageOptions,

@@ -5,7 +5,7 @@
 
 import { SepconvError } from '../errors.js'
 import { type OpDefinition, opDefinition } from './op.js'
-import { formatType, sameType, type TensorType, type TypedArray } from './types.js'
+import { checkShape, formatType, sameType, type TensorType, type TypedArray } from './types.js'
 import type { Variable } from './variable.js'
 
 export type Attribute = number | string | boolean | readonly number[] | readonly string[]
@@ -52,6 +52,7 @@ export interface Update {
   readonly value: Value
 }
 
+/** What a traced function leaves behind: nodes in execution order, inputs, outputs and updates of state. */
 export class Graph {
   readonly nodes: Node[] = []
   readonly inputs: Value[] = []
@@ -60,7 +61,9 @@ export class Graph {
   readonly #states = new Map<Variable, Value>()
   readonly #scopes: string[] = []
 
+  /** @throws ERR_SHAPE for sizes below 1: every kernel may count on at least one element. */
   input(name: string, type: TensorType): Value {
+    checkShape(`input '${name}'`, type.shape)
     const value = this.#leaf('input', name, type)
     this.inputs.push(value)
     return value
@@ -78,10 +81,12 @@ export class Graph {
     return this.#leaf('prepared', key, type)
   }
 
+  /** Data that is part of the program. */
   constant(type: TensorType, data: TypedArray): Value {
     return this.#leaf('constant', '', type, { data })
   }
 
+  /** Names a value as the program's result. */
   output(name: string, value: Value): void {
     this.outputs.push({ name, value: this.own(value) })
   }

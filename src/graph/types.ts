@@ -5,13 +5,16 @@ import { SepconvError } from '../errors.js'
 /** `bfloat16` is a storage type: kernels accumulate in float32. */
 export type DType = 'float32' | 'bfloat16' | 'int32' | 'uint8'
 
+/** Sizes of the axes, row-major: the last axis is the one whose elements are next to each other. */
 export type Shape = readonly number[]
 
+/** What is known of a tensor before anything runs. */
 export interface TensorType {
   readonly shape: Shape
   readonly dtype: DType
 }
 
+/** Elements in host memory; bfloat16 as its bits in a Uint16Array. */
 export type TypedArray = Float32Array | Uint16Array | Int32Array | Uint8Array
 
 const BYTES: Record<DType, number> = { float32: 4, bfloat16: 2, int32: 4, uint8: 1 }
@@ -41,10 +44,11 @@ export function typedArray(dtype: DType, buffer: ArrayBufferLike, offset: number
 /** Throws `ERR_SHAPE` unless every size is a whole number of at least one. */
 export function checkShape(subject: string, shape: Shape): void {
   if (!Array.isArray(shape) || shape.some((size) => !Number.isInteger(size) || size < 1))
-    throw new SepconvError('ERR_SHAPE', `${subject}: sizes must be whole numbers of at least 1, got ${formatShape(shape)}`, {
-      subject,
-      given: shape,
-    })
+    throw new SepconvError(
+      'ERR_SHAPE',
+      `${subject}: a shape is a list of whole numbers of at least 1, got ${Array.isArray(shape) ? formatShape(shape) : String(shape)}`,
+      { subject, given: shape },
+    )
 }
 
 /** The shape that NumPy's broadcasting rule gives, or `undefined` where the two do not fit. */

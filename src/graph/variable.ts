@@ -3,16 +3,21 @@
  * layer or an optimizer, read by any number of traced graphs, and its memory is shared by all executables on its device.
  */
 
-import type { TensorType } from './types.js'
+import { checkShape, type TensorType } from './types.js'
 
 /** Fills a fresh array of `elements(type.shape)` values; must depend on nothing but the key and the shape. */
 export interface Initializer {
   readonly name: string
+  /** Writes every element of `data`, row-major. */
   fill(data: Float32Array, shape: readonly number[], key: { readonly seed: number; readonly name: string }): void
 }
 
+/** State that belongs to training, not to the model, is named and stored under this prefix. */
+export const TRAINING_PREFIX = 'train.'
+
 let created = 0
 
+/** A named tensor that lives as long as its model: a parameter, a running statistic, a slot of an optimizer. */
 export class Variable {
   /** Unique within the process; names may repeat between models. */
   readonly id = created++
@@ -24,12 +29,14 @@ export class Variable {
   readonly initializer: Initializer
   /** Seed of its initial content. */
   seed = 0
-  /** When the content last changed, on the clock of {@link now}; prepared weights compare it. */
+  /** When the content last changed, on a clock that all variables share; prepared weights compare it. */
   version = 0
   /** Where the content lives, owned by the runtime (src/runtime/state.ts); `undefined` until first used. */
   storage: unknown = undefined
 
+  /** @throws ERR_SHAPE for sizes below 1. */
   constructor(name: string, type: TensorType, initializer: Initializer, options: { trainable?: boolean } = {}) {
+    checkShape('variable', type.shape)
     this.name = name
     this.type = type
     this.initializer = initializer

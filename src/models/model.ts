@@ -9,14 +9,14 @@ import type { Value } from '../graph/graph.js'
 import { opDefinition } from '../graph/op.js'
 import { emit } from '../graph/trace.js'
 import { elements, formatShape, formatType, sameShape } from '../graph/types.js'
-import type { Variable } from '../graph/variable.js'
+import { TRAINING_PREFIX, type Variable } from '../graph/variable.js'
 import type { RgbImage } from '../data/image.js'
 import { nameVariables, variablesOf } from '../nn/layer.js'
 import { type DeviceName, openDevice } from '../runtime/device.js'
 import type { Executor, RunOptions } from '../runtime/executor.js'
 import { type CompiledFunction, compile } from '../runtime/function.js'
 import { readState, releaseState, writeState } from '../runtime/state.js'
-import { type Tensor, upload } from '../runtime/tensor.js'
+import { isTensor, type Tensor, upload } from '../runtime/tensor.js'
 import { SafetensorsFile, writeSafetensors } from '../weights/safetensors.js'
 import { architecture, type Network } from './registry.js'
 import { type ModelSummary, summarize } from './summary.js'
@@ -34,6 +34,7 @@ export interface Preprocessing {
   readonly deviation: readonly number[]
 }
 
+/** What a model is, as it stands in the metadata of its weights: enough to create it again. */
 export interface ModelConfig {
   readonly architecture: string
   readonly options: Readonly<Record<string, unknown>>
@@ -42,6 +43,7 @@ export interface ModelConfig {
   readonly labels?: readonly string[]
 }
 
+/** One class of a classified picture. */
 export interface Prediction {
   readonly index: number
   /** The class's name, or its index as text where the weights carry no names. */
@@ -77,11 +79,13 @@ class Callable {
   }
 }
 
+/** The call signature of {@link Model}. */
 export interface Model {
   /** In a trace: [n, h, w, c], uint8 pixels or normalised float32 → logits [n, classes] (an embedding without classes). */
   (images: Value): Value
 }
 
+/** A network with its state on a device; `createModel` and `loadModel` make them. */
 // biome-ignore lint/suspicious/noUnsafeDeclarationMerging: the call signature above is what Callable implements
 export class Model extends Callable {
   readonly executor: Executor
@@ -102,8 +106,16 @@ export class Model extends Callable {
     this.network = network
     this.executor = openDevice(settings.device)
     this.variables = new Map(variablesOf(network.root).map((variable) => [variable.name, variable]))
-    for (const variable of this.variables.values()) variable.seed = settings.seed ?? 0
-    this.#config = { architecture: name, options, preprocessing: { ...defaultPreprocessing(network), ...settings.preprocessing } }
+    const { seed = 0 } = settings
+    if (!Number.isSafeInteger(seed) || seed < 0)
+      throw new SepconvError('ERR_ARGUMENT', `${name}: seed must be a whole number of at least 0, got ${String(seed)}`, {
+        subject: 'seed',
+        given: seed,
+      })
+    for (const variable of this.variables.values()) variable.seed = seed
+    const preprocessing = { ...defaultPreprocessing(network), ...settings.preprocessing }
+    checkPreprocessing(name, preprocessing, network.inputChannels)
+    this.#config = { architecture: name, options, preprocessing }
     this.labels = settings.labels
   }
 
@@ -143,13 +155,18 @@ export class Model extends Callable {
   /**
    * Logits (or embeddings, or the feature pyramid) of a batch.
    * @param images [n, h, w, c] on the model's device: uint8 pixels, or float32 normalised by the caller.
-   * @returns [n, classes]; with `featuresOnly` an object of feature maps.
+   * @param options `signal`: an abort ends the run between two kernels, and rejects with its reason.
+   * @returns [n, classes]; with `featuresOnly` an object of feature maps by name (`run<Record<string, Tensor>>(…)`).
+   * @throws ERR_SHAPE, ERR_DTYPE, ERR_DEVICE for images that do not fit; ERR_DISPOSED.
    */
-  async run(images: Tensor, options: RunOptions = {}): Promise<Tensor> {
+  async run<R extends Tensor | Readonly<Record<string, Tensor>> = Tensor>(images: Tensor, options: RunOptions = {}): Promise<R> {
+    checkOptions('run', options, ['signal'])
     this.#check(images)
-    options.signal?.throwIfAborted()
     this.#logits ??= compile((x: Value) => this(x), { device: this.device }) as CompiledFunction<[Tensor], unknown>
-    return (await this.#logits.run(images)) as Tensor
+    const executable = this.#logits.executable(images)
+    const outputs = await executable.run([images], options)
+    const features = Object.fromEntries(executable.outputs.map(({ name }, i) => [name, outputs[i]!]))
+    return (features.value ?? features) as R
   }
 
   /**
@@ -164,6 +181,11 @@ export class Model extends Callable {
     checkOptions('classify', options, ['top'])
     const list = Array.isArray(images) ? (images as readonly RgbImage[]) : [images as RgbImage]
     if (list.length === 0) throw new SepconvError('ERR_SHAPE', 'classify: expected at least one picture', { subject: 'images' })
+    if (!list.every((image) => image?.data instanceof Uint8Array && image.data.length === image.width * image.height * 3))
+      throw new SepconvError('ERR_ARGUMENT', 'classify: expected pictures { data, width, height } with three bytes per pixel', {
+        subject: 'images',
+        hint: 'loadImage() gives them',
+      })
     const { preprocess } = await import('../data/image.js')
     const { size, resize, crop, interpolation } = this.config.preprocessing
     const batch = new Uint8Array(list.length * size * size * 3)
@@ -221,7 +243,7 @@ export class Model extends Callable {
   }
 
   /**
-   * Reads weights that `saveWeights` wrote.
+   * Reads weights that `saveWeights` wrote, or those inside a training checkpoint (`last.safetensors`).
    * @throws ERR_WEIGHTS when tensors are missing, unexpected or of another shape (all are listed); ERR_FILE, ERR_FORMAT.
    */
   async loadWeights(path: string): Promise<void> {
@@ -265,12 +287,18 @@ export class Model extends Callable {
     for (const variable of this.variables.values()) releaseState(variable)
   }
 
+  /** What `using` calls. */
   [Symbol.dispose](): void {
     this.dispose()
   }
 
   #check(images: Tensor): void {
     if (this.#disposed) throw new SepconvError('ERR_DISPOSED', `model '${this.config.architecture}' was used after dispose()`)
+    if (!isTensor(images))
+      throw new SepconvError('ERR_ARGUMENT', `${this.config.architecture}: expected a tensor of images, got ${typeof images}`, {
+        subject: 'images',
+        hint: 'Make one with tensor(), or use classify() for pictures',
+      })
     const { inputChannels, inputSize, variableInputSize } = this.network
     const [, height, width, channels] = images.shape
     const wanted = `[n, ${variableInputSize ? 'h, w' : `${inputSize}, ${inputSize}`}, ${inputChannels}]`
@@ -290,7 +318,7 @@ export class Model extends Callable {
 
   #compare(path: string, file: SafetensorsFile): void {
     const missing = [...this.variables.keys()].filter((name) => !file.tensors.has(name))
-    const unexpected = [...file.tensors.keys()].filter((name) => !this.variables.has(name))
+    const unexpected = [...file.tensors.keys()].filter((name) => !this.variables.has(name) && !name.startsWith(TRAINING_PREFIX))
     const reshaped = [...this.variables].flatMap(([name, { type }]) => {
       const found = file.tensors.get(name)
       return found && !sameShape(found.shape, type.shape)
@@ -385,6 +413,28 @@ const defaultPreprocessing = ({ inputSize, inputChannels }: Network): Preprocess
   mean: new Array<number>(inputChannels).fill(0.5),
   deviation: new Array<number>(inputChannels).fill(0.5),
 })
+
+/** @throws ERR_ARGUMENT for unknown keys, sizes that are not whole, and means and deviations that do not fit the channels. */
+function checkPreprocessing(name: string, preprocessing: Preprocessing, channels: number): void {
+  const subject = `${name}: preprocessing`
+  checkOptions(subject, preprocessing, ['size', 'resize', 'crop', 'interpolation', 'mean', 'deviation'])
+  const { size, resize, mean, deviation } = preprocessing
+  for (const [key, value] of Object.entries({ size, resize }))
+    if (!Number.isInteger(value) || value < 1)
+      throw new SepconvError('ERR_ARGUMENT', `${subject}: ${key} must be a whole number of at least 1, got ${String(value)}`, {
+        subject: key,
+        given: value,
+      })
+  const perChannel = (key: string, values: readonly number[], accepts: (x: number) => boolean, expected: string) => {
+    if (Array.isArray(values) && values.length === channels && values.every((x) => Number.isFinite(x) && accepts(x))) return
+    throw new SepconvError('ERR_ARGUMENT', `${subject}: ${key} must be ${channels} ${expected}, got ${JSON.stringify(values)}`, {
+      subject: key,
+      given: values,
+    })
+  }
+  perChannel('mean', mean, () => true, 'numbers, one per channel')
+  perChannel('deviation', deviation, (x) => x > 0, 'positive numbers, one per channel')
+}
 
 /** uint8 pixels → (value / 255 − mean) / deviation, in the graph; float32 passes as it is. */
 export function normalise(images: Value, { mean, deviation }: Preprocessing): Value {

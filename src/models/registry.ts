@@ -19,18 +19,26 @@ export interface Network {
   readonly variableInputSize: boolean
 }
 
+/** An entry of the registry. */
 export interface Architecture {
   readonly name: string
   readonly description: string
   /** Names of the options that `build` takes. */
   readonly options: readonly string[]
+  /** Builds the layers. @throws ERR_ARGUMENT for bad options. */
   build(options: Readonly<Record<string, unknown>>): Network
 }
 
 const architectures = new Map<string, Architecture>()
 
-/** Makes an architecture known by its name. @throws ERR_ARGUMENT when the name is taken. */
+/** Makes an architecture known by its name. @throws ERR_ARGUMENT when the name is taken or a part is missing. */
 export function registerModel(architecture: Architecture): void {
+  const { name, options, build } = architecture ?? {}
+  if (typeof name !== 'string' || name === '' || !Array.isArray(options) || typeof build !== 'function')
+    throw new SepconvError('ERR_ARGUMENT', 'registerModel: an architecture needs name, description, options (a list of names) and build', {
+      subject: 'architecture',
+      given: architecture,
+    })
   if (architectures.has(architecture.name))
     throw new SepconvError('ERR_ARGUMENT', `registerModel: '${architecture.name}' is registered already`, {
       subject: 'name',
@@ -47,7 +55,7 @@ export const listModels = (): { name: string; description: string }[] =>
 export function architecture(name: string): Architecture {
   const found = architectures.get(name)
   if (found) return found
-  const near = nearest(name, [...architectures.keys()])
+  const near = nearest(String(name), [...architectures.keys()])
   throw new SepconvError('ERR_ARGUMENT', `there is no model '${name}'`, {
     subject: 'model',
     given: name,

@@ -6,6 +6,7 @@ import { byteLength, elements } from '../graph/types.js'
 import { isValue } from '../runtime/structure.js'
 import type { Network } from './registry.js'
 
+/** A row of a {@link ModelSummary}. */
 export interface LayerSummary {
   /** Path of the layer, such as `block2.sepconv1`. */
   readonly name: string
@@ -21,6 +22,7 @@ export interface LayerSummary {
   readonly activationBytes: number
 }
 
+/** What a network costs; see {@link summarize}. */
 export interface ModelSummary {
   readonly parameters: { readonly trainable: number; readonly nonTrainable: number; readonly total: number }
   readonly macs: number

@@ -15,7 +15,7 @@
  * and after those of block 14. Shortcuts read the sum before any ReLU.
  */
 
-import { checkOptions, SepconvError } from '../errors.js'
+import { checkChoice, checkOptions, SepconvError } from '../errors.js'
 import type { Value } from '../graph/graph.js'
 import { scoped } from '../graph/trace.js'
 import { xceptionBlock } from '../nn/blocks.js'
@@ -36,6 +36,7 @@ import type { Activation } from '../ops/activation.js'
 import type { Padding } from '../ops/geometry.js'
 import { type Network, registerModel } from './registry.js'
 
+/** Options of Xception; the defaults are the published model. */
 export interface XceptionOptions {
   /** Outputs of the logistic regression; 0 gives the pooled embedding instead. Default 1000. */
   classes?: number
@@ -94,6 +95,7 @@ const OPTIONS = [
 /** The smallest input whose last feature map still is 3×3. */
 const SMALLEST_INPUT = 71
 
+/** The layers of Xception, without device or preprocessing. @throws ERR_ARGUMENT for unknown options and values out of range. */
 export function buildXception(options: XceptionOptions = {}): Network {
   checkOptions('xception', options, OPTIONS)
   const {
@@ -113,17 +115,12 @@ export function buildXception(options: XceptionOptions = {}): Network {
   checkCount('xception', 'inputSize', inputSize, SMALLEST_INPUT)
   if (!(width > 0 && width <= 16))
     throw new SepconvError('ERR_ARGUMENT', `xception: width must be in (0, 16], got ${width}`, { subject: 'width', given: width })
-  if (pooling !== 'avg' && pooling !== 'max')
-    throw new SepconvError('ERR_ARGUMENT', `xception: pooling must be 'avg' or 'max', got ${String(pooling)}`, {
-      subject: 'pooling',
-      given: pooling,
-    })
-  const { poolPadding = 'tf' } = options
-  if (poolPadding !== 'tf' && poolPadding !== 'symmetric')
-    throw new SepconvError('ERR_ARGUMENT', `xception: poolPadding must be 'tf' or 'symmetric', got ${String(poolPadding)}`, {
-      subject: 'poolPadding',
-      given: poolPadding,
-    })
+  const { poolPadding = 'tf', fullyConnected = false, intermediateBatchNorm = false } = options
+  checkChoice('xception', 'pooling', pooling, ['avg', 'max'])
+  checkChoice('xception', 'poolPadding', poolPadding, ['tf', 'symmetric'])
+  for (const [name, value] of Object.entries({ residual, featuresOnly, exitBias, intermediateBatchNorm }))
+    checkChoice('xception', name, value, [true, false])
+  if (!Array.isArray(fullyConnected)) checkChoice('xception', 'fullyConnected', fullyConnected, [true, false])
 
   const channels = (count: number) => (width === 1 ? count : Math.max(8, Math.round((count * width) / 8) * 8))
   const normalise = { epsilon: options.epsilon ?? 1e-3, momentum: options.momentum ?? 0.99 }
@@ -131,7 +128,7 @@ export function buildXception(options: XceptionOptions = {}): Network {
   const sep: SeparableOptions = {
     initializer,
     intermediateActivation: options.intermediateActivation,
-    intermediateBatchNorm: options.intermediateBatchNorm,
+    intermediateBatchNorm,
     segments: options.segments,
     batchNorm: normalise,
   }

@@ -1,9 +1,9 @@
 /** The building blocks of Xception and its relatives (Chollet 2017, Figure 5), for models of one's own. */
 
-import { checkOptions, SepconvError } from '../errors.js'
+import { checkOptions } from '../errors.js'
 import * as ops from '../ops/index.js'
 import type { Padding } from '../ops/geometry.js'
-import { type Layer, layer } from './layer.js'
+import { checkCount, type Layer, layer } from './layer.js'
 import {
   type BatchNormOptions,
   batchNorm,
@@ -29,6 +29,7 @@ export function convBatchNormRelu(channelsIn: number, channelsOut: number, optio
 /** Depthwise-separable convolution under its full name; see {@link separable}. */
 export const depthwiseSeparableConv2d = separable
 
+/** Options of {@link xceptionBlock}. */
 export interface XceptionBlockOptions {
   in: number
   out: number
@@ -54,7 +55,7 @@ export interface XceptionBlockOptions {
  * `reps` times ReLU, separable convolution, batch norm; then a 3×3 max pool where `stride` > 1; the input is added, projected
  * by a strided 1×1 convolution with batch norm where channels or stride change. The shortcut reads the input before any ReLU.
  */
-export function xceptionBlock(options: XceptionBlockOptions): Layer {
+export function xceptionBlock(options: XceptionBlockOptions = {} as XceptionBlockOptions): Layer {
   checkOptions('xceptionBlock', options, [
     'in',
     'out',
@@ -68,8 +69,7 @@ export function xceptionBlock(options: XceptionBlockOptions): Layer {
     'batchNorm',
   ])
   const { reps, stride = 1, startWithRelu = true, growFirst = true, residual = true, poolPadding = 'same' } = options
-  if (!(reps >= 1))
-    throw new SepconvError('ERR_ARGUMENT', `xceptionBlock: reps must be at least 1, got ${reps}`, { subject: 'reps', given: reps })
+  for (const [name, value] of Object.entries({ in: options.in, out: options.out, reps, stride })) checkCount('xceptionBlock', name, value)
   const children: Record<string, Layer> = {}
   const branch: Layer[] = []
   for (let rep = 1; rep <= reps; rep++) {
@@ -86,7 +86,8 @@ export function xceptionBlock(options: XceptionBlockOptions): Layer {
   if (stride > 1) branch.push((children.pool = maxPool2d({ window: 3, strides: stride, padding: poolPadding })))
   const projects = residual && (stride > 1 || options.in !== options.out)
   if (projects) {
-    children.shortcut = conv2d(options.in, options.out, { kernel: 1, strides: stride, padding: 'valid' })
+    const { initializer } = options.separable ?? {}
+    children.shortcut = conv2d(options.in, options.out, { kernel: 1, strides: stride, padding: 'valid', initializer })
     children.shortcut_bn = batchNorm(options.out, options.batchNorm)
   }
   return layer('xceptionBlock', { children }, (x) => {

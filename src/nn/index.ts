@@ -1,8 +1,8 @@
 /** Layers and blocks for models of one's own: `import { sequential, separable, batchNorm } from 'sepconv/nn'`. */
 
-export { constant, glorotUniform, heNormal, type InitializerName, ones, zeros } from './initializers.js'
+export { constant, type Fans, glorotUniform, heNormal, type InitializerName, ones, zeros } from './initializers.js'
 export { convBatchNormRelu, depthwiseSeparableConv2d, type XceptionBlockOptions, xceptionBlock } from './blocks.js'
-export { type Layer, layer, nameVariables, variablesOf } from './layer.js'
+export { type Layer, type LayerParts, layer, nameVariables, variablesOf } from './layer.js'
 export {
   activationLayer,
   avgPool2d,

@@ -3,6 +3,7 @@
  * devices fill them changes nothing. Fans are counted per group: a depthwise filter [kh, kw, c, m] has fan-in kh·kw.
  */
 
+import { SepconvError } from '../errors.js'
 import type { Initializer } from '../graph/variable.js'
 import { PhiloxStream } from '../ops/philox.js'
 
@@ -19,7 +20,8 @@ export const constant = (value: number): Initializer => ({ name: `constant(${val
 export const zeros = constant(0)
 export const ones = constant(1)
 
-interface Fans {
+/** Elements that one output reads, and outputs that one element feeds. */
+export interface Fans {
   readonly fanIn: number
   readonly fanOut: number
 }
@@ -46,6 +48,17 @@ export const heNormal = ({ fanIn }: Fans): Initializer => ({
   },
 })
 
-/** The initialisers that models take by name. */
-export const initializers = { glorotUniform, heNormal } as const
+const initializers = { glorotUniform, heNormal } as const
+/** The initialisers that layers and models take by name. */
 export type InitializerName = keyof typeof initializers
+
+/** @throws ERR_ARGUMENT for a name that is none. */
+export function initializerOf(kind: string, name: InitializerName, fans: Fans): Initializer {
+  if (!Object.hasOwn(initializers, name))
+    throw new SepconvError('ERR_ARGUMENT', `${kind}: initializer must be ${Object.keys(initializers).join(' or ')}, got ${String(name)}`, {
+      subject: 'initializer',
+      expected: Object.keys(initializers),
+      given: name,
+    })
+  return initializers[name](fans)
+}

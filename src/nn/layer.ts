@@ -9,7 +9,9 @@ import type { Value } from '../graph/graph.js'
 import { scoped } from '../graph/trace.js'
 import type { Variable } from '../graph/variable.js'
 
+/** A function of values with state of its own. */
 export interface Layer {
+  /** Emits the layer into the trace under way. */
   (x: Value): Value
   /** What it is, such as `separable`. */
   readonly kind: string
@@ -19,6 +21,7 @@ export interface Layer {
   readonly children: Readonly<Record<string, Layer>>
 }
 
+/** What a layer owns; absent entries are left out. */
 export interface LayerParts {
   readonly variables?: Readonly<Record<string, Variable | undefined>>
   readonly children?: Readonly<Record<string, Layer | undefined>>
@@ -56,6 +59,9 @@ function* walk(root: Layer, path: string, seen: Set<Layer>): Generator<{ name: s
   for (const [name, variable] of Object.entries(root.variables)) yield { name: join(name), variable }
   for (const [name, child] of Object.entries(root.children)) yield* walk(child, join(name), seen)
 }
+
+/** Whether `x` was made by {@link layer}. */
+export const isLayer = (x: unknown): x is Layer => typeof x === 'function' && 'kind' in x && 'children' in x
 
 /** Throws ERR_ARGUMENT unless `value` is a whole number of at least `least`. */
 export function checkCount(kind: string, name: string, value: number, least = 1): void {

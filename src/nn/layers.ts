@@ -6,14 +6,13 @@ import { opDefinition } from '../graph/op.js'
 import { currentTrace, emit, emitAll, read } from '../graph/trace.js'
 import { type Initializer, Variable } from '../graph/variable.js'
 import * as ops from '../ops/index.js'
-import type { Activation } from '../ops/activation.js'
-import type { Padding, Pair } from '../ops/geometry.js'
-import { type InitializerName, initializers, ones, zeros } from './initializers.js'
-import { checkCount, type Layer, layer } from './layer.js'
+import { type Activation, checkActivation } from '../ops/activation.js'
+import { checkPadding, type Padding, type Pair, resolvePair } from '../ops/geometry.js'
+import { type InitializerName, initializerOf, ones, zeros } from './initializers.js'
+import { checkCount, isLayer, type Layer, layer } from './layer.js'
 
 const variable = (shape: readonly number[], initializer: Initializer, trainable = true) =>
   new Variable('', { shape, dtype: 'float32' }, initializer, { trainable })
-const pair = (size: Pair): readonly [number, number] => (typeof size === 'number' ? [size, size] : [size[0], size[1]])
 
 /** What every convolution layer can be told. */
 export interface ConvolutionOptions {
@@ -32,6 +31,16 @@ export interface ConvolutionOptions {
 }
 const CONVOLUTION = ['kernel', 'strides', 'dilations', 'padding', 'bias', 'initializer']
 
+/** Options with their defaults, checked when the layer is made and not only when it is traced. */
+function resolveConvolution(kind: string, options: ConvolutionOptions) {
+  const { strides = 1, dilations = 1, padding = 'same', bias = false, initializer = 'glorotUniform' } = options
+  const kernel = resolvePair(kind, 'kernel', options.kernel ?? 3)
+  resolvePair(kind, 'strides', strides)
+  resolvePair(kind, 'dilations', dilations)
+  checkPadding(kind, padding)
+  return { kernel, geometry: { strides, dilations, padding }, bias, initializer }
+}
+
 export interface Conv2dOptions extends ConvolutionOptions {
   /** Channels are split into this many groups that do not see each other. Default 1; must divide both channel counts. */
   groups?: number
@@ -40,7 +49,13 @@ export interface Conv2dOptions extends ConvolutionOptions {
 /** Regular or grouped convolution: [n, h, w, in] → [n, h', w', out]. */
 export function conv2d(channelsIn: number, channelsOut: number, options: Conv2dOptions = {}): Layer {
   checkOptions('conv2d', options, [...CONVOLUTION, 'groups'])
-  const { kernel = 3, strides = 1, dilations = 1, padding = 'same', groups = 1, bias = false, initializer = 'glorotUniform' } = options
+  const { groups = 1 } = options
+  const {
+    kernel: [kh, kw],
+    geometry,
+    bias,
+    initializer,
+  } = resolveConvolution('conv2d', options)
   for (const [name, value] of Object.entries({ in: channelsIn, out: channelsOut, groups })) checkCount('conv2d', name, value)
   if (channelsIn % groups || channelsOut % groups)
     throw new SepconvError(
@@ -48,12 +63,11 @@ export function conv2d(channelsIn: number, channelsOut: number, options: Conv2dO
       `conv2d: groups must divide both channel counts, got ${groups} for ${channelsIn} and ${channelsOut}`,
       { subject: 'groups', given: groups },
     )
-  const [kh, kw] = pair(kernel)
   const fans = { fanIn: (kh * kw * channelsIn) / groups, fanOut: (kh * kw * channelsOut) / groups }
-  const filter = variable([kh, kw, channelsIn / groups, channelsOut], initializers[initializer](fans))
+  const filter = variable([kh, kw, channelsIn / groups, channelsOut], initializerOf('conv2d', initializer, fans))
   const shift = bias ? variable([channelsOut], zeros) : undefined
   return layer('conv2d', { variables: { filter, bias: shift } }, (x) =>
-    ops.conv2d(x, read(filter), { strides, dilations, padding, groups, ...(shift && { bias: read(shift) }) }),
+    ops.conv2d(x, read(filter), { ...geometry, groups, ...(shift && { bias: read(shift) }) }),
   )
 }
 
@@ -86,18 +100,13 @@ export function separable(channelsIn: number, channelsOut: number, options: Sepa
     'segments',
     'depthwiseBias',
   ])
-  const {
-    bias = false,
-    depthwiseBias = false,
-    initializer = 'glorotUniform',
-    multiplier = 1,
-    segments,
-    intermediateActivation = 'none',
-  } = options
+  const { depthwiseBias = false, multiplier = 1, segments, intermediateActivation = 'none' } = options
+  const { bias, initializer } = resolveConvolution('separable', options)
+  checkActivation('separable', 'intermediateActivation', intermediateActivation)
   for (const [name, value] of Object.entries({ in: channelsIn, out: channelsOut, multiplier })) checkCount('separable', name, value)
   const middle = channelsIn * multiplier
   const spatial = spatialHalf(channelsIn, multiplier, options, segments)
-  const pointwise = variable([middle, channelsOut], initializers[initializer]({ fanIn: middle, fanOut: channelsOut }))
+  const pointwise = variable([middle, channelsOut], initializerOf('separable', initializer, { fanIn: middle, fanOut: channelsOut }))
   const shift = depthwiseBias ? variable([middle], zeros) : undefined
   const outShift = bias ? variable([channelsOut], zeros) : undefined
   const normalise = options.intermediateBatchNorm ? batchNorm(middle, options.batchNorm) : undefined
@@ -136,18 +145,21 @@ interface SpatialHalf {
 }
 
 function spatialHalf(channels: number, multiplier: number, options: SeparableOptions, segments: SeparableOptions['segments']): SpatialHalf {
-  const { kernel = 3, strides = 1, dilations = 1, padding = 'same', initializer = 'glorotUniform' } = options
-  const [kh, kw] = pair(kernel)
-  const geometry = { strides, dilations, padding }
+  const {
+    kernel: [kh, kw],
+    geometry,
+    initializer,
+  } = resolveConvolution('separable', options)
   const sizes = segments === undefined ? undefined : segmentSizes(channels, segments)
   if (!sizes || sizes.length === channels) {
-    const depthwise = variable([kh, kw, channels, multiplier], initializers[initializer]({ fanIn: kh * kw, fanOut: kh * kw * multiplier }))
+    const fans = { fanIn: kh * kw, fanOut: kh * kw * multiplier }
+    const depthwise = variable([kh, kw, channels, multiplier], initializerOf('separable', initializer, fans))
     return { variables: { depthwise }, forward: (x) => ops.depthwiseConv2d(x, read(depthwise), geometry) }
   }
   if (multiplier !== 1)
     throw new SepconvError('ERR_ARGUMENT', 'separable: segments and multiplier cannot be combined', { subject: 'segments' })
   const filterOf = (size: number, groups: number) =>
-    variable([kh, kw, size, size * groups], initializers[initializer]({ fanIn: kh * kw * size, fanOut: kh * kw * size }))
+    variable([kh, kw, size, size * groups], initializerOf('separable', initializer, { fanIn: kh * kw * size, fanOut: kh * kw * size }))
   if (sizes.every((size) => size === sizes[0])) {
     const segment = filterOf(sizes[0]!, sizes.length)
     return { variables: { segments: segment }, forward: (x) => ops.conv2d(x, read(segment), { ...geometry, groups: sizes.length }) }
@@ -167,6 +179,7 @@ function spatialHalf(channels: number, multiplier: number, options: SeparableOpt
   }
 }
 
+/** Options of {@link batchNorm}. */
 export interface BatchNormOptions {
   /** Added to the variance. Default 1e-3, as in Keras; PyTorch has 1e-5. */
   epsilon?: number
@@ -227,17 +240,23 @@ export function dense(channelsIn: number, channelsOut: number, options: { bias?:
   checkCount('dense', 'out', channelsOut)
   const weight = variable(
     [channelsIn, channelsOut],
-    initializers[options.initializer ?? 'glorotUniform']({ fanIn: channelsIn, fanOut: channelsOut }),
+    initializerOf('dense', options.initializer ?? 'glorotUniform', { fanIn: channelsIn, fanOut: channelsOut }),
   )
   const bias = (options.bias ?? true) ? variable([channelsOut], zeros) : undefined
   return layer('dense', { variables: { weight, bias } }, (x) => ops.dense(x, read(weight), bias ? { bias: read(bias) } : {}))
 }
 
+/** max(x, 0) of any shape. */
 export const relu = (): Layer => layer('relu', {}, (x) => ops.relu(x))
+/** x where positive, else exp(x) − 1 (Clevert et al. 2016); any shape. */
 export const elu = (): Layer => layer('elu', {}, (x) => ops.elu(x))
 /** The activation layer of that name; `none` gives its input back. */
-export const activationLayer = (name: Activation): Layer => layer(name, {}, (x) => (name === 'none' ? x : ops[name](x)))
+export function activationLayer(name: Activation): Layer {
+  checkActivation('activationLayer', 'name', name)
+  return layer(name, {}, (x) => (name === 'none' ? x : ops[name](x)))
+}
 
+/** Options of {@link maxPool2d} and {@link avgPool2d}. */
 export interface PoolOptions {
   /** Size of the window. Default 2. */
   window?: Pair
@@ -246,15 +265,27 @@ export interface PoolOptions {
   /** Default `'valid'`. */
   padding?: Padding
 }
-const poolOptions = ({ window = 2, strides = window, padding = 'valid' }: PoolOptions) => ({ windowSize: window, strides, padding })
+function poolOptions(kind: string, { window = 2, strides = window, padding = 'valid', ...unknown }: PoolOptions) {
+  checkOptions(kind, unknown, ['window', 'strides', 'padding'])
+  resolvePair(kind, 'window', window)
+  resolvePair(kind, 'strides', strides)
+  checkPadding(kind, padding)
+  return { windowSize: window, strides, padding }
+}
 
 /** Maximum over windows: [n, h, w, c] → [n, h', w', c]. Padding never wins. */
-export const maxPool2d = (options: PoolOptions = {}): Layer => layer('maxPool2d', {}, (x) => ops.maxPool2d(x, poolOptions(options)))
-/** Mean over windows; `countPadding` (default false) says whether padding counts as zeros. */
-export const avgPool2d = ({ countPadding = false, ...options }: PoolOptions & { countPadding?: boolean } = {}): Layer =>
-  layer('avgPool2d', {}, (x) => ops.avgPool2d(x, { ...poolOptions(options), countPadding }))
-/** [n, h, w, c] → [n, c]. */
+export function maxPool2d(options: PoolOptions = {}): Layer {
+  const resolved = poolOptions('maxPool2d', options)
+  return layer('maxPool2d', {}, (x) => ops.maxPool2d(x, resolved))
+}
+/** Mean over windows: [n, h, w, c] → [n, h', w', c]; `countPadding` (default false) says whether padding counts as zeros. */
+export function avgPool2d({ countPadding = false, ...options }: PoolOptions & { countPadding?: boolean } = {}): Layer {
+  const resolved = poolOptions('avgPool2d', options)
+  return layer('avgPool2d', {}, (x) => ops.avgPool2d(x, { ...resolved, countPadding }))
+}
+/** Mean over height and width: [n, h, w, c] → [n, c]. */
 export const globalAveragePool = (): Layer => layer('globalAveragePool', {}, (x) => ops.globalAveragePool(x))
+/** Maximum over height and width: [n, h, w, c] → [n, c]. */
 export const globalMaxPool = (): Layer => layer('globalMaxPool', {}, (x) => ops.globalMaxPool(x))
 
 let dropoutStreams = 0
@@ -279,8 +310,15 @@ export function dropout(rate: number, options: { seed?: number; stream?: number 
   })
 }
 
-/** Layers one after the other, named by their place. */
-export const sequential = (...layers: Layer[]): Layer =>
-  layer('sequential', { children: Object.fromEntries(layers.map((child, i) => [String(i), child])) }, (x) =>
+/** Layers one after the other, named by their place. @throws ERR_ARGUMENT for what is no layer. */
+export function sequential(...layers: Layer[]): Layer {
+  const odd = layers.findIndex((child) => !isLayer(child))
+  if (odd >= 0)
+    throw new SepconvError('ERR_ARGUMENT', `sequential: argument ${odd + 1} is no layer but ${typeof layers[odd]}`, {
+      subject: 'sequential',
+      hint: 'Pass what sepconv/nn makes, such as relu()',
+    })
+  return layer('sequential', { children: Object.fromEntries(layers.map((child, i) => [String(i), child])) }, (x) =>
     layers.reduce((value, child) => child(value), x),
   )
+}

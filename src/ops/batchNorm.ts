@@ -206,7 +206,8 @@ export interface BatchNormInferenceOptions extends BatchNormAffine {
   readonly variance: Value
 }
 
-type BatchNorm = Operation<[x: Value, options: BatchNormTrainingOptions], readonly [y: Value, mean: Value, variance: Value]> &
+/** The two forms of {@link batchNorm}: training gives [y, mean, variance], inference y. */
+export type BatchNorm = Operation<[x: Value, options: BatchNormTrainingOptions], readonly [y: Value, mean: Value, variance: Value]> &
   Operation<[x: Value, options: BatchNormInferenceOptions], Value>
 
 function build(x: Value, options: BatchNormTrainingOptions | BatchNormInferenceOptions): Value | readonly Value[] {

@@ -140,7 +140,8 @@ function sumTo(g: Value, shape: Shape): Value {
   return reshaped(emit(opDefinition('reduce'), [g], { function: 'sum', axes, keepDims: false }), shape)
 }
 
-type Operand = Value | number
+/** A value, or a number that stands for a scalar of the other operand's dtype. */
+export type Operand = Value | number
 
 const arithmetic = (name: string) =>
   operation(name, (a: Operand, b: Operand): Value => {

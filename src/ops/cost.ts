@@ -42,7 +42,7 @@ export interface ConvCost {
  * @see Chollet, Xception, 2017 (arXiv 1610.02357)
  * @example convCost({ kernel: 3, in: 728, out: 728, height: 19, width: 19, separable: true }) // { parameters: 536536, macs: 193689496 }
  */
-export function convCost(options: ConvCostOptions): ConvCost {
+export function convCost(options: ConvCostOptions = {} as ConvCostOptions): ConvCost {
   checkOptions('convCost', options, ['kernel', 'in', 'out', 'groups', 'height', 'width', 'separable'])
   const { in: cin, out: cout, groups = 1, height, width, separable = false } = options
   for (const [name, value] of Object.entries({ in: cin, out: cout, groups, height, width }))

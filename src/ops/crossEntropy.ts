@@ -145,6 +145,7 @@ export const sigmoidCrossEntropyGradientDefinition = defineOp({
   },
 })
 
+/** Options of both cross entropies. */
 export interface CrossEntropyOptions {
   /** Share of every label spread evenly, in [0, 1). Default 0. */
   readonly labelSmoothing?: number

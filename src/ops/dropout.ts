@@ -50,6 +50,7 @@ export const dropoutDefinition = defineOp({
   },
 })
 
+/** Options of {@link dropout}. */
 export interface DropoutOptions {
   /** Probability of zero, in [0, 1). */
   readonly rate: number

@@ -17,6 +17,7 @@ export type Pair = number | readonly [number, number]
  */
 export type Padding = 'same' | 'valid' | { readonly top: number; readonly bottom: number; readonly left: number; readonly right: number }
 
+/** How a window moves over [n, h, w, c]. */
 export interface WindowOptions {
   /** Steps between windows. Default: 1 for convolutions, the window's size for pools. */
   readonly strides?: Pair
@@ -77,9 +78,16 @@ function resolvePadding(
   dilations: readonly [number, number],
   padding: Padding,
 ): [number, number, number, number] {
+  checkPadding(op, padding)
   if (padding === 'valid') return [0, 0, 0, 0]
   if (padding === 'same')
     return [...samePadding(size[0], kernel[0], strides[0], dilations[0]), ...samePadding(size[1], kernel[1], strides[1], dilations[1])]
+  return [padding.top, padding.bottom, padding.left, padding.right]
+}
+
+/** Throws `ERR_ARGUMENT` for anything but a {@link Padding}. */
+export function checkPadding(op: string, padding: Padding): void {
+  if (padding === 'valid' || padding === 'same') return
   if (typeof padding !== 'object' || padding === null)
     throw new SepconvError(
       'ERR_ARGUMENT',
@@ -94,7 +102,6 @@ function resolvePadding(
       `${op}: padding must give four whole numbers { top, bottom, left, right } of at least 0, got ${JSON.stringify(padding)}`,
       { subject: op, given: padding },
     )
-  return [...sides]
 }
 
 /** The geometry of a node. */

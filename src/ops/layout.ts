@@ -164,6 +164,7 @@ function spread(g: Value, strides: readonly number[]): Value {
   })
 }
 
+/** Options of {@link slice}, one entry per axis. */
 export interface SliceOptions {
   /** First element along each axis. */
   readonly begin: readonly number[]
@@ -222,6 +223,7 @@ export const padDefinition = defineOp({
   },
 })
 
+/** Options of {@link pad}, one entry per axis. */
 export interface PadOptions {
   /** Elements added before the first along each axis. */
   readonly before: readonly number[]
@@ -359,6 +361,8 @@ export const reshapeDefinition = defineOp({
  * @throws ERR_SHAPE
  */
 export const reshape = operation('reshape', (x: Value, shape: Shape): Value => {
+  if (!Array.isArray(shape))
+    throw new SepconvError('ERR_SHAPE', `reshape: expected a shape, got ${String(shape)}`, { subject: 'shape', given: shape })
   const rest = shape.filter((size) => size !== -1)
   return emit(reshapeDefinition, [x], { shape: shape.map((size) => (size === -1 ? elements(x.shape) / elements(rest) : size)) })
 })

@@ -57,10 +57,11 @@ export async function buildNative(options: BuildOptions = {}): Promise<BuildResu
       hint: 'Run the command as the owner of the installation',
     })
   }
-  // What another tool or other options have left there does not mix.
+  // What another tool or other options have left there does not mix; CMake's cache in a copied clone would build the original's sources.
   const stamp = path.join(folder, 'sepconv-build.json')
   const configuration = JSON.stringify({
     tool,
+    root: packageRoot,
     node: process.version,
     werror: options.werror ?? false,
     cuda: process.env.SEPCONV_CUDA ?? '',
@@ -68,7 +69,8 @@ export async function buildNative(options: BuildOptions = {}): Promise<BuildResu
     architectures: process.env.SEPCONV_CUDA_ARCHITECTURES ?? '',
   })
   const before = existsSync(stamp) ? readFileSync(stamp, 'utf8') : ''
-  if (before && JSON.parse(before).tool !== tool) rmSync(folder, { recursive: true })
+  const last = before ? (JSON.parse(before) as { tool?: string; root?: string }) : undefined
+  if (last && (last.tool !== tool || last.root !== packageRoot)) rmSync(folder, { recursive: true })
   mkdirSync(folder, { recursive: true })
   if (tool === 'cmake-js') await cmakeJs(options, before !== configuration)
   else await nodeGyp(options)

@@ -5,7 +5,7 @@ import type { Executable } from './executable.js'
 export class ExecutableCache {
   readonly #entries = new Map<string, Executable>()
 
-  /** @param limit bytes that the cached executables may hold beyond shared arena and state. */
+  /** @param limit bytes that the cached executables may hold beyond shared arena and state (see Executable.ownBytes). */
   constructor(private readonly limit = 256 * 2 ** 20) {}
 
   get size(): number {

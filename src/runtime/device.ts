@@ -8,6 +8,7 @@ import { ReferenceExecutor } from './executors/reference.js'
 /** `auto` never fails: it takes the best device that runs every op, `cpu` where the addon is there, else `reference`. `cuda` means `cuda:0`. */
 export type DeviceName = 'auto' | 'cpu' | 'cuda' | `cuda:${number}` | 'reference' | (string & {})
 
+/** A device that programs can run on, or the reason why it is not available. */
 export interface DeviceInfo {
   readonly name: string
   readonly available: boolean
@@ -35,7 +36,7 @@ let warned = false
  */
 export function openDevice(name: DeviceName = process.env.SEPCONV_DEVICE ?? 'auto'): Executor {
   const known = devices()
-  const wanted = name === 'cuda' ? 'cuda:0' : name
+  const wanted = name === 'cuda' ? 'cuda:0' : String(name)
   if (wanted === 'auto') {
     // cuda runs the forward convolutions only so far: it is taken where it is asked for by name.
     const best = known.find((device) => device.available && !device.name.startsWith('cuda'))!

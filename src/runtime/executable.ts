@@ -20,8 +20,13 @@ interface Prepared {
   users: number
 }
 
+/** Host memory of a loaded program and of each of its calls; measured: a one-op program keeps 14 KiB, a training step 2 KiB per call. */
+const PROGRAM_BYTES = 12 << 10
+const CALL_BYTES = 2 << 10
+
 const preparedOn = new WeakMap<Executor, Map<string, Prepared>>()
 
+/** A compiled graph on a device; comes from `compiled.executable(…)`. */
 export class Executable {
   readonly inputs: readonly { readonly name: string; readonly type: TensorType }[]
   readonly outputs: readonly { readonly name: string; readonly type: TensorType }[]
@@ -74,10 +79,16 @@ export class Executable {
     return this.compiled.prepare?.program
   }
 
-  /** Bytes that this executable alone keeps on the device besides the shared arena and state. */
+  /** Bytes that this executable alone keeps, besides the shared arena and state: on the device, and for the program itself on the host. */
   get ownBytes(): number {
+    const calls = this.program.calls.length + (this.prepareProgram?.calls.length ?? 0)
     const constants = this.program.buffers.reduce((sum, buffer) => sum + (buffer.place === 'constant' ? buffer.bytes : 0), 0)
-    return constants + this.#prepared.reduce((sum, entry) => sum + (entry.users === 1 ? entry.memory.bytes : 0), 0)
+    return (
+      PROGRAM_BYTES +
+      CALL_BYTES * calls +
+      constants +
+      this.#prepared.reduce((sum, entry) => sum + (entry.users === 1 ? entry.memory.bytes : 0), 0)
+    )
   }
 
   /**
@@ -124,6 +135,7 @@ export class Executable {
     return times
   }
 
+  /** Gives back what this executable alone keeps. A second call does nothing. */
   dispose(): void {
     if (this.#disposed) return
     this.#disposed = true

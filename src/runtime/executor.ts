@@ -22,6 +22,7 @@ export interface Binding {
   readonly offset: number
 }
 
+/** Options of one run. */
 export interface RunOptions {
   /** Obeyed before the first call that writes state, never after; the run then rejects with the signal's reason. */
   signal?: AbortSignal
@@ -38,9 +39,11 @@ export interface LoadedProgram {
   runSync(inputs: readonly Binding[], outputs: readonly Binding[]): void
   /** Nanoseconds per call of the program, in order, of one more run on the given memory (for profiles and benchmarks). */
   profile(inputs: readonly Binding[], outputs: readonly Binding[]): Float64Array
+  /** Unloads it; runs in flight end first. */
   dispose(): void
 }
 
+/** A device that is open. */
 export interface Executor {
   /** `reference`, `cpu`, `cuda:0`, … */
   readonly name: string
@@ -52,7 +55,9 @@ export interface Executor {
   write(memory: DeviceMemory, offset: number, bytes: Uint8Array): void
   /** Copies bytes out once every earlier run is complete. */
   read(memory: DeviceMemory, offset: number, bytes: Uint8Array): Promise<void>
+  /** {@link read} on the calling thread. */
   readSync(memory: DeviceMemory, offset: number, bytes: Uint8Array): void
+  /** Makes a program ready to run. @throws ERR_FORMAT for a damaged program, ERR_MEMORY. */
   load(program: Program): LoadedProgram
   /** Bytes now allocated and the highest since the start, the shared arena included. */
   memory(): { readonly allocated: number; readonly peak: number; readonly arena: number }

@@ -34,6 +34,7 @@ export interface Optimizer {
     readonly parameters: readonly ParameterGradient[]
   }): ParameterValue[]
 }
+/** A parameter and the gradient of the loss with respect to it. */
 export interface ParameterGradient {
   readonly variable: Variable
   readonly gradient: Value
@@ -50,6 +51,7 @@ export interface WeightAverage {
   variable(of: Variable): Variable
 }
 
+/** Options of {@link compile} for functions and training steps. */
 export interface CompileOptions {
   /** Default `'auto'`; tensors passed in must be on this device. */
   device?: DeviceName
@@ -65,6 +67,7 @@ export interface CompileOptions {
 
 const COMPILE_OPTIONS = ['device', 'memoryLimit', 'optimise', 'training', 'substitute', 'train', 'average', 'clipNorm']
 
+/** Options of {@link compile} that make a training step. */
 export interface TrainOptions extends CompileOptions {
   /** The optimizer that the step applies to every trainable variable that the loss depends on. */
   train: Optimizer
@@ -84,23 +87,31 @@ export interface StepOptions extends RunOptions {
   decay?: number
 }
 
+/** A compiled function of tensors; one program per signature of its arguments. */
 export interface CompiledFunction<A extends readonly unknown[], R> {
+  /** The same as `run`. */
   (...args: A): Promise<R>
+  /** Runs on the device and resolves when the result is complete; the event loop stays free. */
   run(...args: A): Promise<R>
+  /** {@link run} on the calling thread. */
   runSync(...args: A): R
   /** The program for these arguments; nothing runs. */
   program(...args: A): Program
   /** The executable behind these arguments: for profiles and verification. */
   executable(...args: A): Executable
+  /** Drops every compiled program. */
   dispose(): void
 }
 
+/** A compiled training step: forward, loss, backward and update in one native call. */
 export interface TrainStep<B, R> {
   /** One step: outputs of the function, and `finite` (1, or 0 when a loss or gradient was not and nothing was changed). */
   run(batch: B, options?: StepOptions): Promise<R & { loss: Tensor; finite: Tensor }>
   /** Every trainable variable that the loss depends on; known after the first run or `executable()`. */
   readonly parameters: readonly Variable[]
+  /** The executable behind a batch of this form: for profiles and verification. */
   executable(batch: B): Executable
+  /** Drops every compiled program; parameters and slots stay. */
   dispose(): void
 }
 
@@ -114,10 +125,19 @@ type Inputs<A extends readonly unknown[]> = { [K in keyof A]: Lifted<A[K]> }
  * @throws whatever `f` throws when it is traced, with the layer's name: ERR_SHAPE, ERR_DTYPE, ERR_ARGUMENT.
  * @example const f = compile((x) => relu(x)); const y = await f(x)
  */
+// The narrower forms stand first, so that parameters without a type are values.
+export function compile<B extends Readonly<Record<string, Value>>, R extends Value | ({ loss: Value } & Record<string, Structure>)>(
+  fn: (batch: B) => R,
+  options: TrainOptions,
+): TrainStep<Lifted<B>, R extends Value ? unknown : Lifted<R>>
 export function compile<B extends Structure, R extends Value | ({ loss: Value } & Record<string, Structure>)>(
   fn: (batch: B) => R,
   options: TrainOptions,
 ): TrainStep<Lifted<B>, R extends Value ? unknown : Lifted<R>>
+export function compile<A extends readonly Value[], R extends Structure>(
+  fn: (...args: A) => R,
+  options?: CompileOptions,
+): CompiledFunction<Inputs<A>, Lifted<R>>
 export function compile<A extends readonly Structure[], R extends Structure>(
   fn: (...args: A) => R,
   options?: CompileOptions,
@@ -126,6 +146,14 @@ export function compile(fn: (...args: never[]) => Structure, options: CompileOpt
   checkOptions('compile', options, COMPILE_OPTIONS)
   if (typeof fn !== 'function')
     throw new SepconvError('ERR_ARGUMENT', 'compile: expected a function of values', { subject: 'compile', given: typeof fn })
+  for (const name of ['memoryLimit', 'clipNorm'] as const) {
+    const value = (options as Partial<TrainOptions>)[name]
+    if (value !== undefined && !(Number.isFinite(value) && value > 0))
+      throw new SepconvError('ERR_ARGUMENT', `compile: ${name} must be a positive number, got ${String(value)}`, {
+        subject: name,
+        given: value,
+      })
+  }
   return 'train' in options && options.train ? trainStep(fn as (batch: never) => Structure, options) : compiledFunction(fn, options)
 }
 
@@ -134,7 +162,8 @@ const typeText = (leaf: Tensor): string => formatType(leaf.type)
 /** Tracing and caching that plain functions and steps share. */
 class Specializer {
   readonly cache = new ExecutableCache()
-  readonly forms = new Map<string, unknown>()
+  /** What the function returned while each executable was traced: the form of its results. */
+  readonly #forms = new WeakMap<Executable, unknown>()
   #executor: Executor | undefined
 
   constructor(
@@ -148,15 +177,44 @@ class Specializer {
     return this.#executor
   }
 
+<<<<<<< HEAD
   specialize(args: readonly unknown[]): { executable: Executable; signature: string } {
     const signature = formOf(args, typeText, isTensorLeaf)
     const executable = this.cache.get(signature, () => {
       const graph = this.#trace(args, (result) => this.forms.set(signature, result))
       return this.#samplewise(args, graph) ?? new Executable(this.executor, compileGraph(graph, this.executor.target, this.options))
+=======
+  specialize(args: readonly unknown[]): Executable {
+    return this.cache.get(formOf(args, typeText, isTensorLeaf), () => {
+      let form: unknown
+      const leaves = flatten(args, isTensorLeaf)
+      const { training = false, substitute } = this.options
+      const graph = trace(
+        (traced, context) => {
+          const values = leaves.map(({ name, leaf }) => traced.input(name, leaf.type))
+          const result = this.build(traced, context, unflatten(args, isTensorLeaf, values.values()) as unknown[])
+          const outputs = flatten(result, isValue)
+          if (outputs.length === 0)
+            throw new SepconvError('ERR_ARGUMENT', 'compile: the function returned no values', {
+              subject: 'compile',
+              hint:
+                result instanceof Promise
+                  ? 'It must not be async: it only builds the graph'
+                  : 'Return a value, or a list or object of them',
+            })
+          for (const { name, leaf } of outputs) traced.output(name || 'value', leaf)
+          form = result
+        },
+        { training, ...(substitute && { substitute }) },
+      )
+      const executable = new Executable(this.executor, compileGraph(graph, this.executor.target, this.options))
+      this.#forms.set(executable, form)
+      return executable
+>>>>>>> audit
     })
-    return { executable, signature }
   }
 
+<<<<<<< HEAD
   /** @param samples of the batch in the graph. Default: all. */
   #trace(args: readonly unknown[], done: (result: unknown) => void, samples?: number): Graph {
     const { training = false, substitute } = this.options
@@ -195,6 +253,10 @@ class Specializer {
 
   structure(signature: string, outputs: readonly Tensor[]): unknown {
     return unflatten(this.forms.get(signature), isValue, outputs.values())
+=======
+  structure(executable: Executable, outputs: readonly Tensor[]): unknown {
+    return unflatten(this.#forms.get(executable), isValue, outputs.values())
+>>>>>>> audit
   }
 }
 
@@ -205,14 +267,14 @@ function compiledFunction(fn: (...args: never[]) => Structure, options: CompileO
     return result
   })
   const run = async (...args: readonly unknown[]) => {
-    const { executable, signature } = specializer.specialize(args)
-    return specializer.structure(signature, await executable.run(flatten(args, isTensorLeaf).map(({ leaf }) => leaf)))
+    const executable = specializer.specialize(args)
+    return specializer.structure(executable, await executable.run(flatten(args, isTensorLeaf).map(({ leaf }) => leaf)))
   }
   const runSync = (...args: readonly unknown[]) => {
-    const { executable, signature } = specializer.specialize(args)
-    return specializer.structure(signature, executable.runSync(flatten(args, isTensorLeaf).map(({ leaf }) => leaf)))
+    const executable = specializer.specialize(args)
+    return specializer.structure(executable, executable.runSync(flatten(args, isTensorLeaf).map(({ leaf }) => leaf)))
   }
-  const executable = (...args: readonly unknown[]) => specializer.specialize(args).executable
+  const executable = (...args: readonly unknown[]) => specializer.specialize(args)
   return Object.assign(run, {
     run,
     runSync,
@@ -274,18 +336,18 @@ function trainStep(fn: (batch: never) => Structure, options: CompileOptions & Pa
         if (value !== undefined && !Number.isFinite(value))
           throw new SepconvError('ERR_ARGUMENT', `step.run: ${name} must be a finite number, got ${value}`, { subject: name, given: value })
       const args = inputs(batch, step)
-      const { executable, signature } = specializer.specialize([args])
+      const executable = specializer.specialize([args])
       try {
         const outputs = await executable.run(
           flatten([args], isTensorLeaf).map(({ leaf }) => leaf),
           step,
         )
-        return specializer.structure(signature, outputs) as { loss: Tensor; finite: Tensor }
+        return specializer.structure(executable, outputs) as { loss: Tensor; finite: Tensor }
       } finally {
         for (const scalar of [args.rate, args.decay, args.sample]) scalar.dispose()
       }
     },
-    executable: (batch) => specializer.specialize([inputs(batch, { sample: 0 })]).executable,
+    executable: (batch) => specializer.specialize([inputs(batch, { sample: 0 })]),
     dispose: () => specializer.cache.clear(),
   }
 }
@@ -304,8 +366,6 @@ function meanOf(loss: Structure | undefined): Value {
 function gradientScale(graph: Graph, pairs: readonly ParameterGradient[], clipNorm: number | undefined): Value {
   const constant = (x: number) => graph.constant({ shape: [], dtype: 'float32' }, Float32Array.of(x))
   if (clipNorm === undefined) return constant(1)
-  if (!(clipNorm > 0))
-    throw new SepconvError('ERR_ARGUMENT', `compile: clipNorm must be positive, got ${clipNorm}`, { subject: 'clipNorm', given: clipNorm })
   const norm = emit(
     opDefinition('globalNorm'),
     pairs.map(({ gradient }) => gradient),
@@ -341,10 +401,16 @@ function updateWeightAverage(graph: Graph, flag: Value, decay: Value, average: W
   averaged.forEach((variable, i) => graph.update(variable, outputs[i]!))
 }
 
+/** Options of {@link valueAndGrad}. */
 export interface ValueAndGradOptions extends CompileOptions {
   /** Variables whose gradients are wanted too, by name in the result's `variables`. */
   variables?: readonly Variable[]
 }
+
+type GradientFunction<A extends readonly unknown[]> = CompiledFunction<
+  Inputs<A>,
+  { value: Tensor; gradients: Inputs<A>; variables: Record<string, Tensor> }
+>
 
 /**
  * The value of a scalar function together with its gradients, without the trainer.
@@ -354,10 +420,12 @@ export interface ValueAndGradOptions extends CompileOptions {
  * @throws ERR_SHAPE when the result is no scalar; ERR_DTYPE when an argument is not float32.
  * @example const { value, gradients: [dx] } = await valueAndGrad((x) => sum(square(x)))(x)
  */
+export function valueAndGrad<A extends readonly Value[]>(fn: (...args: A) => Value, options?: ValueAndGradOptions): GradientFunction<A>
+export function valueAndGrad<A extends readonly Structure[]>(fn: (...args: A) => Value, options?: ValueAndGradOptions): GradientFunction<A>
 export function valueAndGrad<A extends readonly Structure[]>(
   fn: (...args: A) => Value,
   options: ValueAndGradOptions = {},
-): CompiledFunction<Inputs<A>, { value: Tensor; gradients: Inputs<A>; variables: Record<string, Tensor> }> {
+): GradientFunction<A> {
   const { variables = [], ...rest } = options
   checkOptions('valueAndGrad', rest, COMPILE_OPTIONS)
   return compiledFunction((...args: never[]) => {

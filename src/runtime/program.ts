@@ -13,6 +13,7 @@ import type { DType, Shape } from '../graph/types.js'
  */
 export type Place = 'arena' | 'input' | 'output' | 'state' | 'prepared' | 'constant'
 
+/** A typed block of a program's memory. */
 export interface ProgramBuffer {
   readonly place: Place
   readonly dtype: DType
@@ -28,6 +29,7 @@ export interface ProgramBuffer {
   readonly view?: number
 }
 
+/** One kernel call of a program. */
 export interface Call {
   /** The op's name: an executor finds its kernel by it. */
   readonly kernel: string
@@ -41,6 +43,7 @@ export interface Call {
   readonly workspace?: { readonly offset: number; readonly bytes: number }
 }
 
+/** A compiled graph as plain data. */
 export interface Program {
   readonly format: 'sepconv-program'
   readonly version: 1

@@ -3,7 +3,7 @@
  * at once, garbage collection does so at some later time.
  */
 
-import { SepconvError } from '../errors.js'
+import { checkOptions, SepconvError } from '../errors.js'
 import { isTensor, TENSOR } from '../graph/trace.js'
 import {
   byteLength,
@@ -23,6 +23,7 @@ export { isTensor }
 
 const abandoned = new FinalizationRegistry<DeviceMemory>((memory) => memory.dispose())
 
+/** Typed, shaped bytes on a device; {@link tensor} and every op make them. */
 export class Tensor {
   readonly [TENSOR] = true
   readonly shape: Shape
@@ -87,11 +88,13 @@ export class Tensor {
     this.#memory.dispose()
   }
 
+  /** What `using` calls. */
   [Symbol.dispose](): void {
     this.dispose()
   }
 }
 
+/** Options of {@link tensor}. */
 export interface TensorOptions {
   /** Default: what the data's class says (`number[]`: float32; Uint16Array: bfloat16). */
   dtype?: DType
@@ -103,13 +106,15 @@ export interface TensorOptions {
  * Copies data to a device.
  * @param data row-major elements; plain numbers become float32 unless `dtype` says otherwise.
  * @param shape sizes of the axes, activations as [n, h, w, c]. Default: one axis.
- * @throws ERR_SHAPE when the number of elements and the shape disagree; ERR_DTYPE, ERR_DEVICE, ERR_MEMORY.
+ * @throws ERR_SHAPE when the number of elements and the shape disagree; ERR_DTYPE, ERR_DEVICE, ERR_MEMORY; ERR_ARGUMENT for
+ *   unknown options.
  * @example const x = tensor(new Float32Array(19 * 19 * 728), [1, 19, 19, 728])
  */
 export function tensor(data: TypedArray | readonly number[], shape?: Shape, options: TensorOptions = {}): Tensor {
+  checkOptions('tensor', options, ['dtype', 'device'])
   const dtype = options.dtype ?? dtypeOf(data)
   const type = { shape: shape ?? [data.length], dtype }
-  if (type.shape.length > 0) checkShape('tensor', type.shape)
+  checkShape('tensor', type.shape)
   if (data.length !== elements(type.shape))
     throw new SepconvError(
       'ERR_SHAPE',
@@ -140,6 +145,12 @@ function dtypeOf(data: unknown): DType {
 
 function convert(data: TypedArray | readonly number[], dtype: DType): TypedArray {
   if (!Array.isArray(data) && dtypeOf(data) === dtype) return data as TypedArray
+  const odd = (data as readonly unknown[]).find((x) => typeof x !== 'number')
+  if (odd !== undefined)
+    throw new SepconvError('ERR_DTYPE', `tensor: expected numbers, got an entry of type ${Array.isArray(odd) ? 'array' : typeof odd}`, {
+      subject: 'tensor',
+      hint: Array.isArray(odd) ? 'Give one flat list and a shape' : undefined,
+    })
   switch (dtype) {
     case 'float32':
       return Float32Array.from(data as ArrayLike<number>)

@@ -1,31 +1,34 @@
 /**
- * Runs one program on the reference and, call by call, on another executor that is fed the reference's own inputs: errors do
- * not pile up, and the first call that disagrees is the one that is wrong.
+ * Runs one program on the reference and, call by call, on one or two other executors that are fed the reference's own inputs: errors
+ * do not pile up, and the first call that disagrees is the one that is wrong.
  */
 
 import { checkOptions, SepconvError } from '../errors.js'
-import { compileGraph } from '../graph/compile.js'
-import { differentiate } from '../graph/differentiate.js'
+import { type Compiled, compileGraph } from '../graph/compile.js'
 import type { Value } from '../graph/graph.js'
 import { type Lowered, UPDATE_OPS } from '../graph/lower.js'
 import type { HostTensor } from '../graph/op.js'
 import { trace } from '../graph/trace.js'
 import { byteLength, elements, type TypedArray, typedArray } from '../graph/types.js'
 import type { Variable } from '../graph/variable.js'
-import { architecture } from '../models/registry.js'
+import { architecture, type Network } from '../models/registry.js'
 import { nameVariables, variablesOf } from '../nn/layer.js'
-import { mean, softmaxCrossEntropy } from '../ops/index.js'
+import { softmaxCrossEntropy } from '../ops/index.js'
 import { PhiloxStream } from '../ops/philox.js'
+import { sgd, weightAverage } from '../train/optimizer.js'
 import { type DeviceName, openDevice } from './device.js'
 import type { Binding, Executor } from './executor.js'
 import { ReferenceExecutor } from './executors/reference.js'
+import { compile } from './function.js'
 import type { Call, Program, ProgramBuffer } from './program.js'
-import { initialContent } from './state.js'
+import { initialContent, releaseState } from './state.js'
+import { isValue } from './structure.js'
+import { upload } from './tensor.js'
 
 /** All calls of one op together. */
 export interface VerifyRow {
   readonly op: string
-  /** Largest |difference| over the largest |reference value| of the same output. */
+  /** Largest |difference| over the largest |expected value| of the same output. */
   readonly maxError: number
   readonly tolerance: number
   readonly ok: boolean
@@ -34,59 +37,103 @@ export interface VerifyRow {
   readonly layer: string
 }
 
+/** Options of {@link verifyModel}. */
 export interface VerifyOptions {
   /** A registered model. Default `'xception'`. */
   model?: string
   /** Options of its architecture. */
   options?: Readonly<Record<string, unknown>>
-  /** Forward pass alone, or forward and backward. Default `'inference'`. */
+  /** Forward pass alone, or a whole training step: forward, loss, backward, SGD update and averages. Default `'inference'`. */
   task?: 'inference' | 'train'
   /** The device under test. Default `'auto'`. */
   device?: DeviceName
+  /** The device whose results are expected. Default `'reference'`. */
+  against?: DeviceName
   /** Side of the input in pixels. Default 75: every layer, border and stride, in seconds. */
   size?: number
   /** Default 2. */
   batch?: number
   seed?: number
   signal?: AbortSignal
+  /** Called after every call that has been compared. */
   onProgress?: (progress: { readonly done: number; readonly total: number; readonly op: string }) => void
 }
 
 /** float32 sums of up to a few thousand products in another order than the reference's float64. */
 const TOLERANCE = 1e-4
 
-/** @throws ERR_ARGUMENT for unknown models and options, ERR_DEVICE. Disagreement is no error: see `ok` of the rows. */
+/**
+ * Compares every call of a model's program on two devices.
+ * @returns a row per op, in the order of their first call.
+ * @throws ERR_ARGUMENT for unknown models and options, ERR_DEVICE. Disagreement is no error: see `ok` of the rows.
+ */
 export async function verifyModel(options: VerifyOptions = {}): Promise<VerifyRow[]> {
-  checkOptions('verify', options, ['model', 'options', 'task', 'device', 'size', 'batch', 'seed', 'signal', 'onProgress'])
+  checkOptions('verify', options, ['model', 'options', 'task', 'device', 'against', 'size', 'batch', 'seed', 'signal', 'onProgress'])
   const { task = 'inference', size = 75, batch = 2, seed = 0 } = options
   if (task !== 'inference' && task !== 'train')
     throw new SepconvError('ERR_ARGUMENT', `verify: task must be inference or train, got ${String(task)}`, { subject: 'task', given: task })
   const executor = openDevice(options.device)
+  const against = openDevice(options.against ?? 'reference')
   const network = architecture(options.model ?? 'xception').build({ classes: 10, inputSize: Math.max(size, 71), ...options.options })
   nameVariables(network.root)
   const variables = variablesOf(network.root)
   const random = new PhiloxStream(seed, 1)
   const content = new Map(variables.map((variable) => [variable, randomContent(variable, random)]))
   const shape = [batch, size, size, network.inputChannels]
-  const graph = trace(
-    (traced) => {
-      const logits = network.forward(traced.input('images', { shape, dtype: 'float32' })) as Value
-      if (task === 'inference') return traced.output('logits', logits)
-      const loss = mean(softmaxCrossEntropy(logits, traced.input('labels', { shape: [batch], dtype: 'int32' })))
-      const sources = traced.nodes.flatMap((node) => (node.variable?.trainable ? [node.outputs[0]!] : []))
-      const gradients = differentiate(traced, loss, sources)
-      sources.forEach((source, i) => gradients[i] && traced.output(source.node.name, gradients[i]))
-      traced.output('loss', loss)
-    },
-    { training: task === 'train' },
-  )
-  const compiled = compileGraph(graph, executor.target)
-  const report = new Report(executor, compiled.main.program.calls.length + (compiled.prepare?.program.calls.length ?? 0), options)
-  const prepared = compiled.prepare && (await replay(compiled.prepare, content, new Map(), [], report))
   const images = Float32Array.from({ length: elements(shape) }, () => 2 * random.uniform() - 1)
-  const labels = Int32Array.from({ length: batch }, (_, i) => i % 10)
-  await replay(compiled.main, content, prepared ?? new Map(), [images, labels], report)
-  return report.rows()
+  const labels = Int32Array.from({ length: batch }, (_, i) => i % Math.max(network.classes, 1))
+  const inputs: Record<string, TypedArray> = {
+    images,
+    'user.images': images,
+    'user.labels': labels,
+    rate: Float32Array.of(0.1),
+    decay: Float32Array.of(0.9),
+    sample: Int32Array.of(3, 0),
+  }
+  const { compiled, dispose } = task === 'train' ? trainingStep(network, shape, executor) : forward(network, shape, executor)
+  try {
+    const { main, prepare } = compiled
+    const report = new Report(executor, against, main.program.calls.length + (prepare?.program.calls.length ?? 0), options)
+    const prepared = prepare && (await replay(prepare, content, new Map(), {}, report))
+    await replay(main, content, prepared ?? new Map(), inputs, report)
+    return report.rows()
+  } finally {
+    dispose()
+  }
+}
+
+function forward(network: Network, shape: readonly number[], executor: Executor): { compiled: Compiled; dispose(): void } {
+  const graph = trace((traced) => {
+    const result = network.forward(traced.input('images', { shape, dtype: 'float32' }))
+    for (const [name, value] of isValue(result) ? [['output', result] as const] : Object.entries(result)) traced.output(name, value)
+  })
+  return { compiled: compileGraph(graph, executor.target), dispose() {} }
+}
+
+/** The very step that training compiles, down to the running statistics and the weight average. */
+function trainingStep(network: Network, shape: readonly number[], executor: Executor): { compiled: Compiled; dispose(): void } {
+  if (network.classes === 0)
+    throw new SepconvError('ERR_ARGUMENT', 'verify: a model without classes has no training step', {
+      subject: 'task',
+      hint: 'Verify its inference, or give it classes',
+    })
+  const [optimizer, average] = [sgd({ weightDecay: 1e-4 }), weightAverage('ema')]
+  const step = compile(
+    ({ images, labels }: { images: Value; labels: Value }) =>
+      softmaxCrossEntropy(network.forward(images) as Value, labels, { labelSmoothing: 0.1 }),
+    { device: executor.name, train: optimizer, average, clipNorm: 1 },
+  )
+  const images = upload(executor, { shape, dtype: 'float32' }, new Float32Array(elements(shape)))
+  const labels = upload(executor, { shape: shape.slice(0, 1), dtype: 'int32' }, new Int32Array(shape[0]!))
+  const { compiled } = step.executable({ images, labels })
+  return {
+    compiled,
+    dispose() {
+      step.dispose()
+      for (const tensor of [images, labels]) tensor.dispose()
+      for (const variable of compiled.main.variables.values()) releaseState(variable)
+    },
+  }
 }
 
 /** Variables away from their neutral start, so that scale, shift and running statistics matter. */
@@ -103,7 +150,7 @@ async function replay(
   lowered: Lowered,
   content: ReadonlyMap<Variable, TypedArray>,
   prepared: ReadonlyMap<string, TypedArray>,
-  inputs: readonly TypedArray[],
+  inputs: Readonly<Record<string, TypedArray>>,
   report: Report,
 ): Promise<Map<string, TypedArray>> {
   const reference = new ReferenceExecutor()
@@ -116,12 +163,13 @@ async function replay(
   const loaded = reference.load(program, (call, given, expected) => report.compare(call, given, expected))
   program.buffers.forEach((buffer, i) => {
     if (buffer.view !== undefined) return
-    if (buffer.place === 'state') loaded.bind(i, place(buffer, content.get(variables.get(i)!)))
+    const variable = variables.get(i)
+    if (variable) loaded.bind(i, place(buffer, content.get(variable) ?? initialContent(variable)))
     if (buffer.place === 'prepared') loaded.bind(i, place(buffer, prepared.get(buffer.name!)))
   })
   const outputs = program.outputs.map((index) => place(program.buffers[index]!))
   await loaded.run(
-    program.inputs.map((index, i) => place(program.buffers[index]!, inputs[i])),
+    program.inputs.map((index) => place(program.buffers[index]!, inputs[program.buffers[index]!.name!.replace(/^\d+\.?/, '')])),
     outputs,
     report.options,
   )
@@ -141,13 +189,15 @@ class Report {
 
   constructor(
     private readonly executor: Executor,
+    private readonly against: Executor,
     private readonly total: number,
     readonly options: Pick<VerifyOptions, 'signal' | 'onProgress'>,
   ) {}
 
-  compare(call: Call, inputs: readonly (HostTensor | null)[], expected: readonly HostTensor[]): void {
-    const actual = runCall(this.executor, call, inputs, expected)
-    const error = Math.max(...expected.map((tensor, i) => relativeError(actual[i]!, tensor.data)))
+  compare(call: Call, inputs: readonly (HostTensor | null)[], outputs: readonly HostTensor[]): void {
+    const actual = runCall(this.executor, call, inputs, outputs)
+    const expected = this.against.name === 'reference' ? outputs.map(({ data }) => data) : runCall(this.against, call, inputs, outputs)
+    const error = Math.max(...expected.map((data, i) => relativeError(actual[i]!, data)))
     const row = this.#rows.get(call.kernel) ?? { maxError: 0, calls: 0, layer: '' }
     const worse = error > row.maxError || Number.isNaN(error)
     this.#rows.set(call.kernel, { maxError: worse ? error : row.maxError, calls: row.calls + 1, layer: worse ? call.scope : row.layer })

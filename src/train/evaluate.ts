@@ -2,7 +2,7 @@
 
 import type { LoaderOptions, LoaderStatistics } from '../data/loader.js'
 import type { Sample } from '../data/folder.js'
-import { SepconvError } from '../errors.js'
+import { checkOptions, SepconvError } from '../errors.js'
 import type { Variable } from '../graph/variable.js'
 import type { Value } from '../graph/graph.js'
 import { type Classification, ClassificationMeter } from '../metrics.js'
@@ -10,6 +10,7 @@ import type { Model } from '../models/model.js'
 import { type CompiledFunction, compile } from '../runtime/function.js'
 import { type Tensor, upload } from '../runtime/tensor.js'
 
+/** Options of {@link evaluate}. */
 export interface EvaluateOptions {
   /** Rows per batch. Default 32. */
   batch?: number
@@ -20,6 +21,7 @@ export interface EvaluateOptions {
   /** Most bytes of decoded pictures to keep between evaluations. Default: the loader's. */
   cacheBytes?: number
   signal?: AbortSignal
+  /** Called after every batch. */
   onProgress?: (progress: { readonly done: number; readonly total: number }) => void
 }
 
@@ -42,6 +44,7 @@ export class Evaluator {
     private readonly options: EvaluateOptions = {},
     substitute?: (variable: Variable) => Variable,
   ) {
+    checkOptions('evaluate', options, ['batch', 'size', 'strict', 'cacheBytes', 'signal', 'onProgress'])
     this.#logits = compile((x: Value) => model(x), { device: model.device, ...(substitute && { substitute }) })
   }
 

@@ -21,6 +21,7 @@ import { type Evaluation, Evaluator } from './evaluate.js'
 import { type AverageKind, checkRange, sgd, type SgdOptimizer, type SgdOptions, type TrackedAverage, weightAverage } from './optimizer.js'
 import { checkSchedule, rateAt, type Schedule } from './schedule.js'
 
+/** Options of {@link fit}. */
 export interface FitOptions {
   model: Model
   data: Dataset
@@ -84,6 +85,7 @@ const OPTIONS = [
   ...['labelSmoothing', 'clipNorm', 'augment', 'seed', 'memoryLimit', 'checkpointSteps', 'strict', 'signal'],
 ]
 
+/** What {@link fit} reports; docs/json.md says what the fields mean. */
 export type FitEvent =
   | {
       readonly type: 'start'
@@ -166,6 +168,8 @@ class Run {
 
   constructor(private readonly options: FitOptions) {
     checkOptions('fit', options, OPTIONS)
+    for (const [name, value] of Object.entries({ model: options?.model, data: options?.data }))
+      if (!value) throw new SepconvError('ERR_ARGUMENT', `fit: '${name}' is missing`, { subject: name })
     const { model, data, epochs = 10, batch = 32, seed = 0, labelSmoothing = 0, strict = false, resume = false, out } = options
     const size = options.size ?? model.config.preprocessing.size
     const rate = options.rate ?? (0.045 * batch) / 32

@@ -1,14 +1,11 @@
 /** Optimizers and weight averages as graph builders: the update of all parameters is one multi-tensor op of the step's program. */
 
-import { checkOptions, SepconvError } from '../errors.js'
+import { checkChoice, checkOptions, SepconvError } from '../errors.js'
 import { opDefinition } from '../graph/op.js'
 import { emitAll } from '../graph/trace.js'
-import { Variable } from '../graph/variable.js'
+import { TRAINING_PREFIX, Variable } from '../graph/variable.js'
 import { zeros } from '../nn/initializers.js'
 import type { Optimizer, WeightAverage } from '../runtime/function.js'
-
-/** State that belongs to training, not to the model, is stored under this prefix. */
-export const TRAINING_PREFIX = 'train.'
 
 /** A companion of each variable, made on demand and kept. */
 class Companions {
@@ -27,6 +24,7 @@ class Companions {
   }
 }
 
+/** Options of {@link sgd}. */
 export interface SgdOptions {
   /** Learning rate of a step that is given none. Default 0.045, the paper's. */
   rate?: number
@@ -44,6 +42,7 @@ export interface SgdOptimizer extends Optimizer {
   readonly options: Required<SgdOptions>
   /** Velocities by the parameter that they belong to. */
   slots(): IterableIterator<[Variable, Variable]>
+  /** The velocity of a parameter. */
   slot(of: Variable): Variable
 }
 
@@ -57,6 +56,8 @@ export function sgd(options: SgdOptions = {}): SgdOptimizer {
   checkRange('sgd', 'rate', rate, (x) => x > 0, 'positive')
   checkRange('sgd', 'momentum', momentum, (x) => x >= 0 && x < 1, 'in [0, 1)')
   checkRange('sgd', 'weightDecay', weightDecay, (x) => x >= 0, 'at least 0')
+  checkChoice('sgd', 'nesterov', nesterov, [true, false])
+  checkChoice('sgd', 'decays', decays, ['filters', 'all'])
   const velocities = new Companions('velocity')
   return {
     name: 'sgd',
@@ -94,6 +95,7 @@ export interface TrackedAverage extends WeightAverage {
   readonly kind: AverageKind
   /** The decay of update number `step`, counted from 0. */
   decay(step: number): number
+  /** Averages by the variable that they follow. */
   entries(): IterableIterator<[Variable, Variable]>
 }
 
@@ -102,6 +104,7 @@ export interface TrackedAverage extends WeightAverage {
  * @param decay of `ema`, default 0.9999; the first steps use min(decay, (1 + t) / (10 + t)) as tf.train.ExponentialMovingAverage does.
  */
 export function weightAverage(kind: 'ema' | 'polyak' = 'ema', decay = 0.9999): TrackedAverage {
+  checkChoice('weightAverage', 'kind', kind, ['ema', 'polyak'])
   checkRange('weightAverage', 'decay', decay, (x) => x >= 0 && x < 1, 'in [0, 1)')
   const averages = new Companions('average')
   return {

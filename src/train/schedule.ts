@@ -10,6 +10,7 @@ export interface Position {
   readonly epochs: number
 }
 
+/** How the learning rate changes over a run. */
 export interface Schedule {
   /** `constant`; `cosine`: half a cosine down to `floor`; `exponential`: × `factor` every `every` epochs. */
   readonly kind: 'constant' | 'cosine' | 'exponential'

@@ -1,11 +1,17 @@
 import { spawn } from 'node:child_process'
-import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, symlinkSync, writeFileSync } from 'node:fs'
 import { chmod, lstat, mkdir, stat } from 'node:fs/promises'
 import { hostname, tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { SepconvError } from '../../src/errors.js'
 import { appendLine, fileError, lockFolder, readJsonLines, writeAtomic } from '../../src/files.js'
+
+/** A folder of a read-only file system, where this machine has one. */
+const readOnly = (existsSync('/proc/mounts') ? readFileSync('/proc/mounts', 'utf8') : '')
+  .split('\n')
+  .map((line) => line.split(' '))
+  .find(([, path, , options]) => options?.split(',').includes('ro') && statSync(path!, { throwIfNoEntry: false })?.isDirectory())?.[1]
 
 let folder: string
 beforeEach(() => {
@@ -150,6 +156,12 @@ const lockText = (pid: number, host = hostname(), identity = ''): string =>
   JSON.stringify({ pid, host, process: identity, since: '2024-01-01T00:00:00Z' })
 
 describe('lockFolder', () => {
+  it.runIf(readOnly !== undefined)('says that a file system is read-only, however deep the folder', async () => {
+    const error = await errorOf(lockFolder(join(readOnly!, 'runs', 'pets')))
+    expect(error).toMatchObject({ code: 'ERR_FILE', given: 'EROFS' })
+    expect(error.message).toMatch(/read-only/)
+  })
+
   it('creates the folder, is exclusive, and gives it back', async () => {
     const out = join(folder, 'runs', 'a')
     const lock = await lockFolder(out)

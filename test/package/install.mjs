@@ -119,6 +119,13 @@ export async function use(): Promise<Tensor> {
 void depthwiseConv2d(x, x, { padding: 'sam' })
 `,
 )
+// The README's examples as they stand; what they take for granted is declared.
+const examples = [...readFileSync(path.join(root, 'README.md'), 'utf8').matchAll(/^```ts\n(.*?)^```/gms)].map(([, code], i) => {
+  const given = /\bimages\b/.test(code) ? "declare const images: import('sepconv').Tensor, labels: import('sepconv').Tensor\n" : ''
+  writeFileSync(path.join(project, `readme${i + 1}.mts`), given + code)
+  return `readme${i + 1}.mts`
+})
+check(`the README has examples: ${examples.length}`, examples.length > 2)
 for (const [module, moduleResolution] of [
   ['NodeNext', 'NodeNext'],
   ['ESNext', 'Bundler'],
@@ -134,9 +141,9 @@ for (const [module, moduleResolution] of [
     types: ['node'],
     typeRoots: [path.join(root, 'node_modules/@types')],
   }
-  writeFileSync(path.join(project, 'tsconfig.json'), JSON.stringify({ compilerOptions: options, files: ['use.ts'] }))
+  writeFileSync(path.join(project, 'tsconfig.json'), JSON.stringify({ compilerOptions: options, files: ['use.ts', ...examples] }))
   const { status, stdout } = run(process.execPath, [tsc, '-p', '.'])
-  check(`TypeScript with moduleResolution ${moduleResolution}`, status === 0, stdout)
+  check(`TypeScript with moduleResolution ${moduleResolution}, the README's examples too`, status === 0, stdout)
 }
 
 const cli = run(path.join(project, 'node_modules/.bin/sepconv'), ['devices', '--json'])

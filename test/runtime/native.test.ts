@@ -393,20 +393,26 @@ describe.skipIf(!native.addon)('native cpu executor', () => {
     const busy = executor.load(long(1 << 21, 300))
     busy.bind(2, whole(upload(executor, [0])))
     busy.runSync([], [])
-    const started = performance.now()
-    let [last, longest, ticks] = [started, 0, 0]
-    const timer = setInterval(() => {
-      const now = performance.now()
-      longest = Math.max(longest, now - last)
-      last = now
-      ticks++
-    }, 1)
-    await busy.run([], [])
-    clearInterval(timer)
-    const elapsed = performance.now() - started
-    console.log(`event loop during a run of ${elapsed.toFixed(0)} ms: ${ticks} ticks, longest pause ${longest.toFixed(1)} ms`)
-    expect(ticks).toBeGreaterThan(5)
-    expect(longest).toBeLessThan(elapsed / 2)
+    // A run that blocked the loop would end before the first tick, every time. One that leaves it free may still look blocked while
+    // other processes hold the cores, so that a few of many runs suffice.
+    let free = 0
+    for (let attempt = 0; attempt < 100 && free < 3; attempt++) {
+      const started = performance.now()
+      let [last, longest, ticks] = [started, 0, 0]
+      const timer = setInterval(() => {
+        const now = performance.now()
+        longest = Math.max(longest, now - last)
+        last = now
+        ticks++
+      }, 1)
+      await busy.run([], [])
+      clearInterval(timer)
+      const elapsed = performance.now() - started
+      if (ticks <= 5 || longest > elapsed / 2) continue
+      if (free++ === 0)
+        console.log(`event loop during a run of ${elapsed.toFixed(0)} ms: ${ticks} ticks, longest pause ${longest.toFixed(1)} ms`)
+    }
+    expect(free).toBe(3)
   })
 
   test('a call costs microseconds', async () => {

@@ -23,7 +23,7 @@ Shape shapeOf(const CallDescription& call, const TensorType& x, const TensorType
               int64_t multiplier) {
   const Geometry g = convolutionGeometry(call, x, y, kh, kw);
   expectDType(call, "x", x, DType::float32);
-  expectShape(call, "output", y, {g.batch, g.outHeight, g.outWidth, x.dim(3) * multiplier});
+  expectType(call, "output", y, {DType::float32, {g.batch, g.outHeight, g.outWidth, x.dim(3) * multiplier}});
   return {g, x.dim(3), multiplier};
 }
 
@@ -225,7 +225,6 @@ class DepthwiseConv2dInputGradient : public Kernel {
     const TensorType& x = call.outputs[0];
     expectRank4(call, "dz", x);
     const TensorType& filter = filterOf(call, x.dim(3));
-    expectDType(call, "gradient", call.input(0), DType::float32);
     return shapeOf(call, x, call.input(0), filter.dim(0), filter.dim(1), filter.dim(3));
   }
   Shape shape_;
@@ -285,7 +284,8 @@ class DepthwiseConv2dFilterGradient : public Kernel {
     const TensorType& filter = call.outputs[0];
     if (filter.rank() != 4) fail(call, "ERR_SHAPE", "expected a filter [kh, kw, c, m], got " + formatType(filter));
     expectRank4(call, "x", call.input(0));
-    expectDType(call, "gradient", call.input(1), DType::float32);
+    const std::vector<int64_t> kernel = expectList(call, "kernelSize", 2);
+    expectType(call, "filter", filter, {DType::float32, {kernel[0], kernel[1], call.input(0).dim(3), filter.dim(3)}});
     return shapeOf(call, call.input(0), call.input(1), filter.dim(0), filter.dim(1), filter.dim(3));
   }
   int64_t filterSize() const { return shape_.g.kernelHeight * shape_.g.kernelWidth * shape_.outChannels(); }

@@ -34,10 +34,17 @@ void expectChannels(const CallDescription& call, size_t input, const char* role,
   if (call.has(input)) expectType(call, role, call.input(input), {DType::float32, {channels}});
 }
 
+// Outputs from `first` on hold one value per channel.
+void expectChannelOutputs(const CallDescription& call, size_t first, int64_t channels) {
+  for (size_t i = first; i < call.outputs.size(); ++i)
+    expectType(call, ("output " + std::to_string(i)).c_str(), call.outputs[i], {DType::float32, {channels}});
+}
+
 class BatchNormStatistics : public Kernel {
  public:
   explicit BatchNormStatistics(const CallDescription& call) : blocks_(activations(call, 0, "x")) {
     expectOperands(call, 1, 2);
+    expectChannelOutputs(call, 0, blocks_.channels);
   }
   size_t workspaceBytes() const override { return static_cast<size_t>(2 * blocks_.count * blocks_.channels) * 4; }
   void run(const Arguments& arguments) const override {
@@ -71,9 +78,10 @@ class BatchNormStatistics : public Kernel {
 class BatchNormCoefficients : public Kernel {
  public:
   explicit BatchNormCoefficients(const CallDescription& call) : epsilon_(call.attributes.number("epsilon")) {
-    channels_ = activations(call, 0, "mean").elements();
-    for (size_t i = 1; i < 4; ++i) expectChannels(call, i, "variance, gamma or beta", channels_);
     expectOperands(call, 2, 2);
+    channels_ = call.input(0).elements();
+    for (size_t i = 0; i < 4; ++i) expectChannels(call, i, "mean, variance, gamma or beta", channels_);
+    expectChannelOutputs(call, 0, channels_);
   }
   void run(const Arguments& arguments) const override {
     const float *mean = arguments.input(0), *variance = arguments.input(1), *gamma = arguments.input(2),
@@ -94,6 +102,8 @@ class ScaleShift : public Kernel {
  public:
   explicit ScaleShift(const CallDescription& call)
       : blocks_(activations(call, 0, "x")), activation_(activation(call.attributes, "activation")) {
+    expectOperands(call, 1, 1);
+    expectType(call, "output", call.outputs[0], call.input(0));
     expectChannels(call, 1, "scale", blocks_.channels);
     expectChannels(call, 2, "shift", blocks_.channels);
     if (call.has(3)) expectType(call, "residual", call.input(3), call.input(0));
@@ -120,6 +130,8 @@ class BatchNormGradient : public Kernel {
     expectType(call, "x", activations(call, 1, "x"), call.input(0));
     for (size_t i = 2; i < 5; ++i) expectChannels(call, i, "mean, variance or gamma", blocks_.channels);
     expectOperands(call, 4, 3);
+    expectType(call, "dx", call.outputs[0], call.input(0));
+    expectChannelOutputs(call, 1, blocks_.channels);
   }
   // Partial sums of every block, then three coefficients per channel.
   size_t workspaceBytes() const override { return static_cast<size_t>((2 * blocks_.count + 3) * blocks_.channels) * 4; }

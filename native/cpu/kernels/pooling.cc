@@ -15,11 +15,27 @@ struct Window {
   int64_t n, h, w, c, oh, ow, kh, kw, sh, sw, top, left;
 };
 
-Window windowOf(const CallDescription& call, const std::vector<int64_t>& x, const std::vector<int64_t>& y) {
+// x[n, h, w, c] under the windows, y[n, oh, ow, c] with one element per window.
+Window windowOf(const CallDescription& call, const TensorType& input, const TensorType& output) {
+  expectDType(call, "input", input, DType::float32);
+  expectDType(call, "output", output, DType::float32);
+  const std::vector<int64_t>&x = input.shape, &y = output.shape;
   if (x.size() != 4 || y.size() != 4)
     fail(call, "ERR_SHAPE", "expected [n, h, w, c], got " + formatShape(x) + " and " + formatShape(y));
   const auto size = expectList(call, "windowSize", 2), strides = expectList(call, "strides", 2),
              padding = expectList(call, "padding", 4);
+  for (size_t axis = 0; axis < 2; ++axis) {
+    const int64_t before = padding[2 * axis], after = padding[2 * axis + 1];
+    if (size[axis] < 1 || strides[axis] < 1 || before < 0 || after < 0 || before >= size[axis] || after >= size[axis])
+      fail(call, "ERR_ARGUMENT",
+           "windows of " + formatShape(size) + " with strides " + formatShape(strides) + " and padding " +
+               formatShape(padding) + ": sizes and strides must be at least 1, padding less than the window");
+    const int64_t room = x[1 + axis] + before + after - size[axis];
+    if (room < 0) fail(call, "ERR_SHAPE", "a window of " + formatShape(size) + " does not fit into " + formatShape(x));
+    if (y[1 + axis] != room / strides[axis] + 1)
+      fail(call, "ERR_SHAPE", formatShape(y) + " does not follow from " + formatShape(x));
+  }
+  if (y[0] != x[0] || y[3] != x[3]) fail(call, "ERR_SHAPE", formatShape(y) + " does not follow from " + formatShape(x));
   return {x[0], x[1], x[2], x[3], y[1], y[2], size[0], size[1], strides[0], strides[1], padding[0], padding[2]};
 }
 
@@ -34,10 +50,9 @@ void forEachTap(const Window& window, int64_t i, int64_t j, const Body& body) {
 class Pool2d : public Kernel {
  public:
   Pool2d(const CallDescription& call, bool maximum)
-      : window_(windowOf(call, call.input(0).shape, call.outputs.at(0).shape)),
+      : window_(windowOf(call, call.input(0), call.outputs[0])),
         maximum_(maximum),
         countPadding_(call.attributes.flag("countPadding")) {
-    expectDType(call, "x", call.input(0), DType::float32);
     if (maximum && call.has(1)) expectType(call, "residual", call.input(1), call.outputs[0]);
   }
   void run(const Arguments& arguments) const override {
@@ -77,10 +92,9 @@ constexpr int64_t kBandRows = 4;
 class Pool2dGradient : public Kernel {
  public:
   Pool2dGradient(const CallDescription& call, bool maximum)
-      : window_(windowOf(call, call.outputs.at(0).shape, call.input(0).shape)),
+      : window_(windowOf(call, call.outputs[0], call.input(0))),
         maximum_(maximum),
         countPadding_(call.attributes.flag("countPadding")) {
-    expectDType(call, "dy", call.input(0), DType::float32);
     if (maximum) expectType(call, "x", call.input(1), call.outputs[0]);
   }
   void run(const Arguments& arguments) const override {

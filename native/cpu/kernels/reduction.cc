@@ -43,13 +43,19 @@ class Reduce : public Kernel {
       fail(call, "ERR_ARGUMENT", "function must be sum, mean, max or min, got '" + name + "'");
     const auto& shape = call.input(0).shape;
     const auto axes = call.attributes.integers("axes");
+    TensorType result{DType::float32, {}};
     for (size_t axis = 0; axis < shape.size(); ++axis) {
       const bool reduced = std::find(axes.begin(), axes.end(), static_cast<int64_t>(axis)) != axes.end();
+      if (!reduced)
+        result.shape.push_back(shape[axis]);
+      else if (call.attributes.flag("keepDims"))
+        result.shape.push_back(1);
       if (!sizes_.empty() && reduced_.back() == reduced)
         sizes_.back() *= shape[axis];
       else
         sizes_.push_back(shape[axis]), reduced_.push_back(reduced);
     }
+    expectType(call, "output", call.outputs[0], result);
     if (sizes_.empty()) sizes_.push_back(1), reduced_.push_back(false);
     // The last kept run of elements is `inner_` long; everything kept before it is `outer_`.
     inner_ = reduced_.back() ? 1 : sizes_.back();

@@ -1,4 +1,4 @@
-/** `sepconv verify`: runs a model's program on a device and call by call on the reference, and compares. */
+/** `sepconv verify`: runs a model's programs call by call on a device and on the reference, or another device, and compares. */
 
 import { Command } from 'commander'
 import type { VerifyRow } from '../../runtime/verify.js'
@@ -22,6 +22,7 @@ interface Settings extends DeviceSettings, Record<string, unknown> {
   model: string
   task: ('inference' | 'train')[]
   batch: number
+  against?: string
   size?: number
   seed: number
   json?: boolean
@@ -31,31 +32,43 @@ export function verifyCommand(): Command {
   const command = new Command('verify')
     .summary("compare a device's kernels with the reference")
     .description(
-      "Runs every call of a model's programs on a device and on the reference, both with the reference's inputs so that errors do not pile\nup, and prints the largest error of each op. Fails (exit status 1) when one is beyond its tolerance.",
+      "Runs every call of a model's forward pass and training step on a device and on the reference, both with the reference's inputs so\nthat errors do not pile up, and prints the largest error of each op. Fails (exit status 1) when one is beyond its tolerance.",
     )
     .option('--model <name>', 'the architecture', 'xception')
     .option('--task <list>', 'inference, train or both', list(oneOf('inference', 'train')), ['inference', 'train'])
     .option('--batch <n>', 'pictures', wholeNumber(), 2)
     .option('--seed <n>', 'decides pictures and weights', wholeNumber(0), 0)
+    .option('--against <device>', 'the device whose results are expected (default: reference)')
   return addModelOptions(command)
     .addOption(deviceOption())
     .addOption(threadsOption())
     .addOption(jsonOption())
-    .addHelpText('after', '\nExamples:\n  $ sepconv verify\n  $ sepconv verify --task inference --size 299 --device cuda')
+    .addHelpText('after', '\nExamples:\n  $ sepconv verify\n  $ sepconv verify --task inference --size 299 --device cuda --against cpu')
     .action(verify)
 }
 
 async function verify(settings: Settings): Promise<void> {
   const device = selectDevice(settings)
   const [{ verifyModel }] = await Promise.all([import('../../runtime/verify.js'), import('../../models/index.js')])
-  const { model, batch, size, seed } = settings
+  const { model, batch, size, seed, against } = settings
+  const expected = against === undefined || against === 'reference' ? 'the reference' : against
   const rows: VerifyRow[] = []
   const progress = new Progress({ label: 'verifying', total: settings.task.length, unit: '' })
   for (const [i, task] of settings.task.entries()) {
     const onProgress = ({ done, total, op }: { done: number; total: number; op: string }) =>
       progress.update(i + done / total, `${task} ${op}`)
     const options = modelOptions(settings)
-    for (const row of await verifyModel({ model, options, task, device, batch, seed, onProgress, ...(size !== undefined && { size }) }))
+    for (const row of await verifyModel({
+      model,
+      options,
+      task,
+      device,
+      against,
+      batch,
+      seed,
+      onProgress,
+      ...(size !== undefined && { size }),
+    }))
       merge(rows, row)
   }
   progress.finish()
@@ -75,8 +88,8 @@ async function verify(settings: Settings): Promise<void> {
     )
   }
   const wrong = rows.filter(({ ok }) => !ok)
-  if (wrong.length === 0) return say(`${rows.length} ops agree with the reference`)
-  say(red(`${wrong.length} of ${rows.length} ops disagree with the reference: ${wrong.map(({ op }) => op).join(', ')}`))
+  if (wrong.length === 0) return say(`${rows.length} ops agree with ${expected}`)
+  say(red(`${wrong.length} of ${rows.length} ops disagree with ${expected}: ${wrong.map(({ op }) => op).join(', ')}`))
   throw new ExitStatus(1)
 }
 
