@@ -40,7 +40,19 @@ export {
   type PreprocessOptions,
   type RgbImage,
 } from './data/image.js'
-export { type AverageKind, sgd, type SgdOptimizer, type SgdOptions, type TrackedAverage, weightAverage } from './train/optimizer.js'
+export { type AverageKind, type TrackedAverage, weightAverage } from './train/average.js'
+export {
+  adamW,
+  type AdamWOptions,
+  lamb,
+  type LambOptions,
+  type OptimizerSettings,
+  rmsprop,
+  type RmspropOptions,
+  sgd,
+  type SgdOptions,
+  type TrainingOptimizer,
+} from './train/optimizer.js'
 export type { Schedule } from './train/schedule.js'
 export { evaluate, type EvaluateOptions, type Evaluation } from './train/evaluate.js'
 export { fit, type FitEvent, type FitOptions } from './train/fit.js'
