@@ -103,7 +103,7 @@ const OPTIONS: readonly (keyof LoaderOptions)[] = [
 ]
 
 /** Cached training pictures have a shorter side of at most this times `size`, so that crops of under half the area still shrink. */
-const CACHE_SCALE = 1.5
+export const CACHE_SCALE = 1.5
 const CACHE_BYTES = 512 << 20
 
 interface Planned {
@@ -344,7 +344,7 @@ export class ImageLoader implements AsyncIterable<Batch> {
   }
 }
 
-async function readSample(sample: Sample): Promise<Uint8Array> {
+export async function readSample(sample: Sample): Promise<Uint8Array> {
   if (sample.read) return sample.read()
   try {
     return await readFile(sample.path)
@@ -354,7 +354,7 @@ async function readSample(sample: Sample): Promise<Uint8Array> {
 }
 
 /** Problems of one file; a lack of file handles or a missing image library concerns them all. */
-const isBadPicture = (error: unknown): error is SepconvError =>
+export const isBadPicture = (error: unknown): error is SepconvError =>
   error instanceof SepconvError &&
   (error.code === 'ERR_DATA' || (error.code === 'ERR_FILE' && !['EMFILE', 'ENFILE', 'EIO'].includes(String(error.given))))
 
