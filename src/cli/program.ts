@@ -15,6 +15,7 @@ import { devicesCommand } from './commands/devices.js'
 import { evaluateCommand } from './commands/evaluate.js'
 import { predictCommand } from './commands/predict.js'
 import { prepareCommand } from './commands/prepare.js'
+import { reportCommand } from './commands/report.js'
 import { summaryCommand } from './commands/summary.js'
 import { trainCommand } from './commands/train.js'
 import { verifyCommand } from './commands/verify.js'
@@ -40,7 +41,7 @@ export function createProgram(): Command {
     .showHelpAfterError('(add --help for all options)')
     .addHelpText('after', EXAMPLES)
   for (const command of [
-    ...[predictCommand(), trainCommand(), evaluateCommand(), prepareCommand(), summaryCommand()],
+    ...[predictCommand(), trainCommand(), evaluateCommand(), prepareCommand(), reportCommand(), summaryCommand()],
     ...[devicesCommand(), verifyCommand(), benchCommand(), buildCommand()],
   ])
     program.addCommand(command)

@@ -73,15 +73,16 @@ describe('mixup and cutmix', () => {
 })
 
 describe('RandAugment', () => {
-  const picture = () => pattern(SIZE, SIZE).data.slice()
+  const WIDE = 24
+  const picture = () => pattern(WIDE, WIDE).data.slice()
   it('knows fifteen operations; none but those of strength 0 leave a picture alone', () => {
     expect(OPERATION_NAMES).toHaveLength(15)
     for (const name of OPERATION_NAMES) {
       const pixels = picture()
-      applyOperation(pixels, SIZE, { name, magnitude: 8, sign: 1 })
+      applyOperation(pixels, WIDE, { name, magnitude: 8, sign: 1 })
       if (name !== 'autoContrast') expect(pixels, name).not.toEqual(picture())
       const neutral = picture()
-      applyOperation(neutral, SIZE, { name, magnitude: 0, sign: 1 })
+      applyOperation(neutral, WIDE, { name, magnitude: 0, sign: 1 })
       if (!['invert', 'equalize', 'posterize', 'autoContrast'].includes(name)) expect(neutral, name).toEqual(picture())
     }
   })
