@@ -5,7 +5,7 @@ import type { Batch } from '../data/loader.js'
 import { drawMixing, mixes, mixImages, mixTargets } from '../data/mix.js'
 import { add, mean, multiply, sigmoidCrossEntropy, softmaxCrossEntropy } from '../ops/index.js'
 import type { Value } from '../graph/graph.js'
-import { currentTrace, scalar } from '../graph/trace.js'
+import { currentTrace } from '../graph/trace.js'
 import type { Model } from '../models/model.js'
 import { type Tensor, upload } from '../runtime/tensor.js'
 import type { Settings } from './settings.js'
@@ -93,7 +93,7 @@ export function lossOf(logits: Value, targets: Value, { loss, labelSmoothing }: 
   const scalarOf = (value: Value): Value => (value.shape.length === 0 ? value : mean(value))
   const { auxiliary } = currentTrace()
   return auxiliary.reduce(
-    (total, { logits: tower, weight }) => add(total, multiply(scalarOf(criterion(tower)), scalar(total, weight))),
+    (total, { logits: tower, weight }) => add(total, multiply(scalarOf(criterion(tower)), weight)),
     scalarOf(criterion(logits)),
   )
 }

@@ -1,111 +1,16 @@
 /**
- * Recipes: named sets of training settings as JSON files. Those that ship are in `recipes/`; `recipes/schema.json` is the schema
- * below for editors. What a recipe leaves out has the defaults of `fit`.
+ * Recipes: named sets of training settings as JSON files. Those that ship are in `recipes/`; their schema is recipeSchema.ts, which is
+ * loaded when the first one is. What a recipe leaves out has the defaults of `fit`.
  */
 
 import { readFile } from 'node:fs/promises'
 import { existsSync, readdirSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
-import * as z from 'zod'
 import { nearest, SepconvError } from '../errors.js'
 import { fileError } from '../files.js'
+import type { Recipe, RecipeSettings } from './recipeSchema.js'
 
-const share = z.number().min(0).lt(1)
-const upToOne = z.number().min(0).max(1)
-const positive = z.number().positive()
-const whole = z.int().positive()
-const decays = z.enum(['filters', 'no-depthwise', 'all'])
-const decay = { weightDecay: z.number().min(0), decays }
-const l2 = { ...decay, l2: z.enum(['half', 'full']) }
-
-/** All fields of an object optional, unknown ones refused. */
-const options = <T extends z.ZodRawShape>(shape: T) => z.strictObject(shape).partial()
-
-const optimizer = z.discriminatedUnion('kind', [
-  options({ momentum: share, nesterov: z.boolean(), ...l2 }).extend({ kind: z.literal('sgd') }),
-  options({ form: z.enum(['tensorflow', 'keras', 'pytorch']), decay: share, momentum: share, epsilon: positive, ...l2 }).extend({
-    kind: z.literal('rmsprop'),
-  }),
-  options({ beta1: share, beta2: share, epsilon: positive, ...decay }).extend({ kind: z.literal('adamw') }),
-  options({ beta1: share, beta2: share, epsilon: positive, ...decay }).extend({ kind: z.literal('lamb') }),
-])
-
-const span = z.union([
-  positive,
-  z.strictObject({ epochs: positive }),
-  z.strictObject({ steps: positive }),
-  z.strictObject({ samples: positive }),
-])
-
-const schedule = options({
-  warmup: z.number().min(0),
-  floor: upToOne,
-  factor: positive.max(1),
-  every: span,
-  staircase: z.boolean(),
-}).extend({
-  kind: z.enum(['constant', 'cosine', 'exponential']),
-})
-
-const pair = z.tuple([positive, positive])
-
-const augment = options({
-  scale: pair,
-  ratio: pair,
-  flip: upToOne,
-  brightness: upToOne,
-  contrast: upToOne,
-  saturation: upToOne,
-  interpolation: z.enum(['nearest', 'bilinear', 'bicubic']),
-  randAugment: options({
-    operations: z.int().min(0),
-    magnitude: z.number().min(0).max(10),
-    deviation: z.number().min(0),
-    probability: upToOne,
-  }),
-  erase: options({ probability: upToOne, area: pair, ratio: pair }),
-})
-
-/** Settings of `fit` that a recipe may give. */
-const settings = {
-  epochs: whole,
-  batch: whole,
-  size: whole,
-  rate: positive,
-  optimizer,
-  schedule,
-  loss: z.enum(['softmax', 'sigmoid']),
-  labelSmoothing: share,
-  average: z.enum(['ema', 'polyak', 'none']),
-  averageDecay: share,
-  clipNorm: positive,
-  accumulate: whole,
-  augment: z.union([augment, z.literal(false)]),
-  mix: options({ mixup: z.number().min(0), cutmix: z.number().min(0), probability: upToOne }),
-  metric: z.enum(['top1', 'top5', 'loss', 'map']),
-  patience: whole,
-  precision: z.enum(['float32', 'bfloat16']),
-  /** Options of the architecture, such as dropout. */
-  model: z.record(z.string(), z.unknown()),
-}
-
-const recipeSchema = options(settings).extend({
-  $schema: z.string().optional(),
-  name: z.string(),
-  description: z.string(),
-  /** Where each number comes from, and what had to be filled in. */
-  notes: z.array(z.string()).optional(),
-  /** What differs for an architecture, by its name. */
-  models: z.record(z.string(), options(settings)).optional(),
-})
-
-/** A training recipe; every setting is optional and means what the option of `fit` of that name means. */
-export type Recipe = z.infer<typeof recipeSchema>
-/** The settings of a recipe for one architecture. */
-export type RecipeSettings = Omit<Recipe, '$schema' | 'name' | 'description' | 'notes' | 'models'>
-
-/** The JSON schema of recipe files. */
-export const recipeJsonSchema = (): object => z.toJSONSchema(recipeSchema, { target: 'draft-2020-12' })
+export type { Recipe, RecipeSettings } from './recipeSchema.js'
 
 const FOLDER = fileURLToPath(new URL('../../recipes/', import.meta.url))
 
@@ -149,14 +54,15 @@ export async function loadRecipe(nameOrPath: string): Promise<Recipe> {
 }
 
 /** A recipe from its parsed JSON. @throws ERR_ARGUMENT for what the schema refuses, naming every wrong field. */
-export function parseRecipe(content: unknown, subject = 'recipe'): Recipe {
+export async function parseRecipe(content: unknown, subject = 'recipe'): Promise<Recipe> {
+  const { recipeSchema, settingNames } = await import('./recipeSchema.js')
   const result = recipeSchema.safeParse(content)
   if (result.success) return result.data
   const problems = result.error.issues.flatMap((issue) => {
     const at = issue.path.join('.')
     if (issue.code !== 'unrecognized_keys') return [`${at || 'recipe'}: ${issue.message}`]
     return issue.keys.map((key) => {
-      const near = nearest(key, Object.keys(settings))
+      const near = nearest(key, settingNames)
       return `unknown key '${at ? `${at}.` : ''}${key}'${near ? ` (did you mean '${near}'?)` : ''}`
     })
   })

@@ -3,9 +3,8 @@ import { mkdtemp, readFile, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
-import { imageFolder, type Dataset, fit, type FitEvent, type FitOptions, loadModel, xception } from '../../src/index.js'
+import { dataset, imageFolder, type Dataset, fit, type FitEvent, type FitOptions, loadModel, xception } from '../../src/index.js'
 import { writeShapes } from '../../src/data/shapes.js'
-import { scalar } from '../../src/graph/trace.js'
 import { multiply, softmaxCrossEntropy } from '../../src/ops/index.js'
 import { readState } from '../../src/runtime/state.js'
 import { recipeNames } from '../../src/train/recipe.js'
@@ -151,16 +150,17 @@ describe('fit', () => {
 
   it('a loss, a schedule and data of one’s own', async () => {
     const pixels = (value: number) => ({ data: new Uint8Array(71 * 71 * 3).fill(value), width: 71, height: 71 })
-    const sample = (i: number) => ({ path: '', name: `grey ${i}`, label: i % 8, load: () => pixels(20 + 30 * (i % 8)) })
-    const grey: Dataset = {
-      ...{ root: 'memory', classes: data.classes, split: 'files', ignored: { count: 0, examples: [] } },
-      train: Array.from({ length: 16 }, (_, i) => sample(i)),
-      validation: Array.from({ length: 8 }, (_, i) => sample(i)),
-    }
+    const grey = dataset({
+      classes: data.classes,
+      train: 16,
+      validation: 8,
+      label: (i) => i % 8,
+      load: (i) => pixels(20 + 30 * (i % 8)),
+    })
     const rates: number[] = []
     const { events } = await train({
       ...{ data: grey, epochs: 1, augment: false },
-      loss: (logits, targets) => multiply(softmaxCrossEntropy(logits, targets), scalar(logits, 2)),
+      loss: (logits, targets) => multiply(softmaxCrossEntropy(logits, targets), 2),
       schedule: ({ step }) => 0.01 / (step + 1),
       callbacks: [(event) => void (event.type === 'step' && rates.push(event.rate))],
     })
