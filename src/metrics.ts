@@ -88,10 +88,11 @@ function rank(scores: Float32Array, labels: readonly number[]): number {
 }
 
 /** Rows whose highest logit is a label of theirs; cheap enough for every training step. */
-export function countTop1(logits: Float32Array, labels: readonly (number | readonly number[])[]): number {
+export function countTop1(logits: Float32Array, labels: Int32Array | readonly (number | readonly number[])[]): number {
   const classes = logits.length / labels.length
   let hits = 0
-  for (const [row, own] of labels.entries()) {
+  for (let row = 0; row < labels.length; row++) {
+    const own = labels[row]!
     let best = row * classes
     for (let i = best + 1; i < (row + 1) * classes; i++) if (logits[i]! > logits[best]!) best = i
     const c = best - row * classes

@@ -15,6 +15,9 @@ export interface StepInputs {
   readonly labels: Tensor
 }
 
+/** What each row is labelled with: one class, or several. */
+export type RowLabels = Int32Array | readonly (number | readonly number[])[]
+
 /** Makes the inputs of steps. */
 export class BatchMaker {
   /** Targets are float32 [n, classes] where one class index per row is not enough, else int32 [n]. */
@@ -24,7 +27,7 @@ export class BatchMaker {
     private readonly model: Model,
     private readonly samples: readonly Sample[],
     private readonly settings: Settings,
-    multiLabel: boolean,
+    private readonly multiLabel: boolean,
   ) {
     this.#dense = multiLabel || mixes(settings.mix) || settings.loss === 'sigmoid'
   }
@@ -34,7 +37,8 @@ export class BatchMaker {
   }
 
   /** What the rows of a batch are labelled with, before mixing. */
-  labels({ labels, indices }: Pick<Batch, 'labels' | 'indices'>): (number | readonly number[])[] {
+  labels({ labels, indices }: Pick<Batch, 'labels' | 'indices'>): RowLabels {
+    if (!this.multiLabel) return labels
     return Array.from(labels, (label, row) => this.samples[indices[row]!]?.labels ?? label)
   }
 
@@ -46,8 +50,10 @@ export class BatchMaker {
     let targets: Int32Array | Float32Array = labels
     if (this.#dense) {
       targets = new Float32Array(batch * classes)
-      for (const [row, own] of this.labels({ labels, indices }).entries())
-        for (const c of typeof own === 'number' ? [own] : own) if (c >= 0) targets[row * classes + c] = 1
+      for (const [row, own] of this.labels({ labels, indices }).entries()) {
+        if (typeof own !== 'number') for (const c of own) targets[row * classes + c] = 1
+        else if (own >= 0) targets[row * classes + own] = 1
+      }
       const mixing = mixes(mix) ? drawMixing(seed, start, size, mix) : null
       if (mixing) {
         mixImages(images, batch, size, mixing)

@@ -173,10 +173,14 @@ class Run {
         this.#state = { ...this.#state, ...this.#meter.sums, step: step + 1, sample: loaded.next }
         const { waitMs, decodeMs } = loaded
         const { imagesPerSecond, waitShare } = speed.add(batch, waitMs)
-        yield* this.#emit({
+        const event: FitEvent = {
           ...{ type: 'step', epoch, step: step + 1, steps, loss, top1: this.#meter.top1, rate },
           ...{ imagesPerSecond, waitShare, decodeMs, waitMs, computeMs },
-        })
+        }
+        // Without yield*, whose inner generator costs several turns of the event loop per step.
+        const noted = this.#note(event)
+        if (noted) await noted
+        yield event
         const last = (step + 1) % stepsPerEpoch === 0
         if (last) {
           yield* this.#finishEpoch(epoch, speed.waitShare, epochStart)
@@ -246,9 +250,9 @@ class Run {
     for (const inputs of this.#batches.parts(batch)) {
       const sample = this.#state.sample + part * rows
       const { loss, logits, finite } = await this.#step.run({ ...inputs }, { rate, decay, sample, part })
-      const value = ((await loss.data()) as Float32Array)[0]!
-      const flag = ((await finite.data()) as Float32Array)[0]!
-      correct += countTop1((await logits.data()) as Float32Array, known.slice(part * rows, (part + 1) * rows))
+      const read = await Promise.all([loss.data(), finite.data(), logits.data()])
+      const [value, flag] = [read[0][0]!, read[1][0]!]
+      correct += countTop1(read[2] as Float32Array, accumulate === 1 ? known : known.slice(part * rows, (part + 1) * rows))
       for (const tensor of [inputs.images, inputs.labels, loss, logits, finite]) tensor.dispose()
       if (flag === 0) throw this.#diverged(value, rate)
       total += value / accumulate
@@ -324,10 +328,19 @@ class Run {
   }
 
   async *#emit(event: FitEvent, logged = true): AsyncGenerator<FitEvent, void, undefined> {
-    if (logged) await this.#log?.add(event)
-    for (const callback of this.options.callbacks ?? [])
-      await callback(event, { model: this.options.model, stop: () => void (this.#asked = true) })
+    await this.#note(event, logged)
     yield event
+  }
+
+  /** Tells the log and the callbacks; a promise only where there is something to wait for. */
+  #note(event: FitEvent, logged = true): Promise<void> | undefined {
+    const written = logged ? this.#log?.add(event) : undefined
+    const { callbacks = [], model } = this.options
+    if (callbacks.length === 0) return written
+    return (async () => {
+      await written
+      for (const callback of callbacks) await callback(event, { model, stop: () => void (this.#asked = true) })
+    })()
   }
 
   #tracked(): ReadonlyMap<Variable, Variable> {

@@ -40,12 +40,13 @@ export class RunLog {
     }
   }
 
-  async add(event: FitEvent): Promise<void> {
+  /** @returns a promise where lines are being written now, else nothing: most steps wait for no disk. */
+  add(event: FitEvent): Promise<void> | undefined {
     const time = new Date()
     this.#lines.push(JSON.stringify({ time: time.toISOString(), ...event }))
     const scalars = scalarsOf(event)
     if (scalars && 'step' in event) this.#records.push(eventRecord(time.getTime() / 1000, event.step, scalars))
-    if (event.type !== 'step' || performance.now() - this.#flushed > INTERVAL) await this.flush()
+    return event.type !== 'step' || performance.now() - this.#flushed > INTERVAL ? this.flush() : undefined
   }
 
   async flush(): Promise<void> {

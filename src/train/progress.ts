@@ -33,29 +33,38 @@ const WINDOW = 50
 
 /** Images per second over the last steps, and the share of the time that was spent waiting for pictures, there and over the epoch. */
 export class Speed {
-  #marks: { at: number; images: number; wait: number }[] = []
+  /** A ring of the last steps' ends, images and waits, with their running sums. */
+  readonly #at = new Float64Array(WINDOW)
+  readonly #images = new Float64Array(WINDOW)
+  readonly #waits = new Float64Array(WINDOW)
+  #count = 0
   #began = 0
   #waited = 0
+  #windowImages = 0
+  #windowWait = 0
 
   constructor() {
     this.reset()
   }
   reset(): void {
     this.#began = performance.now()
-    this.#waited = 0
-    this.#marks = [{ at: this.#began, images: 0, wait: 0 }]
+    this.#waited = this.#count = this.#windowImages = this.#windowWait = 0
+    this.#images.fill(0)
+    this.#waits.fill(0)
   }
   add(images: number, waitMs: number): { imagesPerSecond: number; waitShare: number } {
+    const now = performance.now()
+    const slot = this.#count % WINDOW
+    const since = this.#count < WINDOW ? this.#began : this.#at[slot]!
+    this.#windowImages += images - this.#images[slot]!
+    this.#windowWait += waitMs - this.#waits[slot]!
     this.#waited += waitMs
-    this.#marks.push({ at: performance.now(), images, wait: waitMs })
-    if (this.#marks.length > WINDOW) this.#marks.shift()
-    const seconds = (this.#marks.at(-1)!.at - this.#marks[0]!.at) / 1e3
-    let [total, wait] = [0, 0]
-    for (const mark of this.#marks.slice(1)) {
-      total += mark.images
-      wait += mark.wait
-    }
-    return { imagesPerSecond: total / seconds, waitShare: wait / 1e3 / seconds }
+    this.#at[slot] = now
+    this.#images[slot] = images
+    this.#waits[slot] = waitMs
+    this.#count++
+    const seconds = (now - since) / 1e3
+    return { imagesPerSecond: this.#windowImages / seconds, waitShare: Math.max(0, this.#windowWait) / 1e3 / seconds }
   }
   /** Share of the time since the reset. */
   get waitShare(): number {
