@@ -97,7 +97,12 @@ export async function prepareDataset(data: Dataset, folder: string, options: Pre
     const width = decodeParallelism()
     const ahead: Promise<RgbImage | string>[] = []
     for (let i = 0, next = 0; i < samples.length; i++) {
-      while (next < samples.length && ahead.length < 2 * width) ahead.push(decode(samples[next++]!, shorterSide, strict))
+      while (next < samples.length && ahead.length < 2 * width) {
+        const picture = decode(samples[next++]!, shorterSide, strict)
+        // A failure is reported when its turn comes, and must not count as unhandled until then.
+        picture.catch(() => {})
+        ahead.push(picture)
+      }
       signal?.throwIfAborted()
       const picture = await ahead.shift()!
       const { name, label, labels } = samples[i]!

@@ -14,7 +14,7 @@ import { writeShapes } from '../../src/data/shapes.js'
 import { builtCli } from './built.js'
 import { TINY } from './run.js'
 
-const KILLS = 8
+const KILLS = 10
 let folder: string
 let bin: string
 
@@ -26,7 +26,7 @@ beforeAll(async () => {
 afterAll(() => rm(folder, { recursive: true }))
 
 const SETTINGS = [
-  ...['--epochs', '3', '--batch', '8', '--accumulate', '2', '--seed', '11', '--dropout', '0.3', '--checkpoint-steps', '1'],
+  ...['--epochs', '8', '--batch', '8', '--accumulate', '2', '--seed', '11', '--dropout', '0.3', '--checkpoint-steps', '1'],
   ...['--optimizer', 'adamw', '--rate', '0.001', '--rand-augment', '5', '--erase', '0.3', '--mixup', '0.2', '--cutmix', '1'],
 ]
 

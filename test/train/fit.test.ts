@@ -83,6 +83,20 @@ describe('fit', () => {
     })
   }, 240_000)
 
+  it('does not go on with other data, another model or another recipe, and names what differs', async () => {
+    const out = join(folder, 'other')
+    const stop = (event: FitEvent, run: { stop(): void }) => void (event.type === 'step' && run.stop())
+    await train({ out, recipe: 'modern', batch: 8, callbacks: [stop] })
+    const refused = (options: Partial<FitOptions>, difference: RegExp) =>
+      expect(train({ out, resume: true, recipe: 'modern', batch: 8, ...options })).rejects.toThrowError(difference)
+    await refused({ recipe: 'slim-inception' }, /settings\.optimizer\.kind was "lamb", is "rmsprop"/)
+    await refused({ data: { ...data, train: data.train.slice(1) } }, /data\.train was 40, is 39; data\.fingerprint was/)
+    const renamed = data.train.map((sample, i) => (i === 3 ? { ...sample, label: (sample.label + 1) % 8 } : sample))
+    await refused({ data: { ...data, train: renamed } }, /data\.fingerprint was/)
+    const model = xception({ classes: 8, inputSize: 71, width: 0.04, middleRepeats: 1, dropout: 0.1 })
+    await refused({ model }, /model\.options\.dropout was 0\.3, is 0\.1/)
+  }, 60_000)
+
   it('stops when the loss is not finite, leaving weights and checkpoint as they were', async () => {
     const out = join(folder, 'diverged')
     await expect(train({ out, rate: 1e30, schedule: { kind: 'constant' }, average: 'none' })).rejects.toMatchObject({
