@@ -66,16 +66,6 @@ export function resolveBaseline(
   }
 }
 
-/** @throws ERR_ARGUMENT unless `value` is one of `choices`. */
-export function checkChoice(name: string, option: string, value: unknown, choices: readonly string[]): void {
-  if (choices.includes(value as string)) return
-  throw new SepconvError('ERR_ARGUMENT', `${name}: ${option} must be ${choices.map((x) => `'${x}'`).join(' or ')}, got ${String(value)}`, {
-    subject: option,
-    expected: choices,
-    given: value,
-  })
-}
-
 /** Mean over the last feature map, dropout, logistic regression under the name `classifier`. */
 export function pooledClassifier(
   features: number,

@@ -11,22 +11,14 @@
  * Every convolution is followed by batch norm and ReLU.
  */
 
+import { checkChoice } from '../errors.js'
 import type { Value } from '../graph/graph.js'
 import { currentTrace } from '../graph/trace.js'
 import { convBatchNormRelu } from '../nn/blocks.js'
 import { type Layer, layer } from '../nn/layer.js'
 import { avgPool2d, type Conv2dOptions, dense, globalAveragePool, maxPool2d } from '../nn/layers.js'
 import * as ops from '../ops/index.js'
-import {
-  BASELINE_OPTIONS,
-  type BaselineOptions,
-  checkChoice,
-  inTurn,
-  named,
-  pooledClassifier,
-  type Resolved,
-  resolveBaseline,
-} from './common.js'
+import { BASELINE_OPTIONS, type BaselineOptions, inTurn, named, pooledClassifier, type Resolved, resolveBaseline } from './common.js'
 import { type Network, registerModel } from './registry.js'
 
 export interface InceptionV3Options extends BaselineOptions {

@@ -3,13 +3,13 @@
  * identity shortcuts, projected where a stage begins. Names are torchvision's.
  */
 
+import { checkChoice } from '../errors.js'
 import * as ops from '../ops/index.js'
 import { type Layer, layer } from '../nn/layer.js'
 import { type BatchNormOptions, batchNorm, type Conv2dOptions, conv2d, maxPool2d, relu, sequential } from '../nn/layers.js'
 import {
   BASELINE_OPTIONS,
   type BaselineOptions,
-  checkChoice,
   inTurn,
   named,
   pooledClassifier,

@@ -186,30 +186,57 @@ class Specializer {
   specialize(args: readonly unknown[]): Executable {
     return this.cache.get(formOf(args, typeText, isTensorLeaf), () => {
       let form: unknown
-      const leaves = flatten(args, isTensorLeaf)
-      const { training = false, substitute } = this.options
-      const graph = trace(
-        (traced, context) => {
-          const values = leaves.map(({ name, leaf }) => traced.input(name, leaf.type))
-          const result = this.build(traced, context, unflatten(args, isTensorLeaf, values.values()) as unknown[])
-          const outputs = flatten(result, isValue)
-          if (outputs.length === 0)
-            throw new SepconvError('ERR_ARGUMENT', 'compile: the function returned no values', {
-              subject: 'compile',
-              hint:
-                result instanceof Promise
-                  ? 'It must not be async: it only builds the graph'
-                  : 'Return a value, or a list or object of them',
-            })
-          for (const { name, leaf } of outputs) traced.output(name || 'value', leaf)
-          form = result
-        },
-        { training, ...(substitute && { substitute }) },
-      )
-      const executable = new Executable(this.executor, compileGraph(graph, this.executor.target, this.options))
+      const graph = this.#trace(args, (result) => {
+        form = result
+      })
+      const executable =
+        this.#samplewise(args, graph) ?? new Executable(this.executor, compileGraph(graph, this.executor.target, this.options))
       this.#forms.set(executable, form)
       return executable
     })
+  }
+
+  /** @param samples of the batch in the graph. Default: all. */
+  #trace(args: readonly unknown[], done: (result: unknown) => void, samples?: number): Graph {
+    const { training = false, substitute } = this.options
+    const typeOf = ({ shape, dtype }: TensorType) => ({ shape: samples === undefined ? shape : [samples, ...shape.slice(1)], dtype })
+    return trace(
+      (traced, context) => {
+        const values = flatten(args, isTensorLeaf).map(({ name, leaf }) => traced.input(name, typeOf(leaf.type)))
+        const result = this.build(traced, context, unflatten(args, isTensorLeaf, values.values()) as unknown[])
+        const outputs = flatten(result, isValue)
+        if (outputs.length === 0)
+          throw new SepconvError('ERR_ARGUMENT', 'compile: the function returned no values', {
+            subject: 'compile',
+            hint:
+              result instanceof Promise ? 'It must not be async: it only builds the graph' : 'Return a value, or a list or object of them',
+          })
+        for (const { name, leaf } of outputs) traced.output(name || 'value', leaf)
+        done(result)
+      },
+      { training, ...(substitute && { substitute }) },
+    )
+  }
+
+  /** The program for as many samples as fit into the target's cache, repeated over the batch; undefined where that does not pay. */
+  #samplewise(args: readonly unknown[], whole: Graph): Executable | undefined {
+    const { target } = this.executor
+    const batch = target.cacheBytes > 0 && this.options.optimise !== false ? independentSamples(whole) : 0
+    if (batch === 0) return undefined
+    const compiled = (samples: number): Compiled | undefined => {
+      let graph: Graph
+      try {
+        graph = this.#trace(args, () => {}, samples)
+      } catch {
+        return undefined // a function that counts on the size of its batch
+      }
+      const same = graph.outputs.every(({ value }, i) => sameShape(value.shape, [samples, ...whole.outputs[i]!.value.shape.slice(1)]))
+      return same && graph.nodes.length === whole.nodes.length ? compileGraph(graph, target, this.options) : undefined
+    }
+    const one = compiled(1)
+    const samples = one ? samplesAtOnce(batch, one.main.program.arenaBytes, target.cacheBytes) : batch
+    const chosen = samples === batch ? undefined : samples === 1 ? one : compiled(samples)
+    return chosen && new Executable(this.executor, chosen, batch / samples)
   }
 
   structure(executable: Executable, outputs: readonly Tensor[]): unknown {

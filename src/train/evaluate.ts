@@ -61,7 +61,7 @@ export class Evaluator {
     private readonly options: EvaluateOptions = {},
     substitute?: (variable: Variable) => Variable,
   ) {
-    checkOptions('evaluate', options, ['batch', 'size', 'strict', 'cacheBytes', 'signal', 'onProgress'])
+    checkOptions('evaluate', options, ['batch', 'size', 'strict', 'map', 'onScored', 'cacheBytes', 'signal', 'onProgress'])
     this.#logits = compile((x: Value) => model(x), { device: model.device, ...(substitute && { substitute }) })
   }
 

@@ -20,6 +20,7 @@ export interface Best {
 /** What decides which epoch is best: higher is better, but for `loss`. */
 export type Metric = 'top1' | 'top5' | 'loss' | 'map'
 
+/** What `fit` reports; docs/json.md says what the fields mean. */
 export type FitEvent =
   | {
       readonly type: 'start'

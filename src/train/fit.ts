@@ -33,6 +33,7 @@ export type { FitEvent } from './events.js'
 /** Called with every event before `fit` yields it; a promise is waited for. `stop()` ends the run after this step, with a checkpoint. */
 export type Callback = (event: FitEvent, run: { readonly model: Model; stop(): void }) => void | Promise<void>
 
+/** Options of {@link fit}. */
 export interface FitOptions extends TrainingSettings {
   model: Model
   data: Dataset
@@ -70,6 +71,8 @@ const CHECKPOINT_SECONDS = 60
  */
 export async function* fit(options: FitOptions): AsyncGenerator<FitEvent, void, undefined> {
   checkFitOptions(options, OPTIONS)
+  for (const [name, value] of Object.entries({ model: options?.model, data: options?.data }))
+    if (!value) throw new SepconvError('ERR_ARGUMENT', `fit: '${name}' is missing`, { subject: name })
   const { model, data, out, resume = false } = options
   if (resume && out === undefined) throw new SepconvError('ERR_ARGUMENT', "fit: resume needs the run's folder as out", { subject: 'out' })
   const recipe = typeof options.recipe === 'string' ? await loadRecipe(options.recipe) : options.recipe

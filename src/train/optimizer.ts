@@ -3,7 +3,7 @@
  * src/ops/optimizerUpdate.ts). What they keep per parameter are variables under `train.`, so that a checkpoint can hold them.
  */
 
-import { checkOptions, SepconvError } from '../errors.js'
+import { checkChoice, checkOptions, SepconvError } from '../errors.js'
 import type { Attributes, Value } from '../graph/graph.js'
 import { opDefinition } from '../graph/op.js'
 import { emitAll } from '../graph/trace.js'
@@ -32,6 +32,7 @@ export interface L2Options extends DecayOptions {
   l2?: 'half' | 'full'
 }
 
+/** Options of {@link sgd}. */
 export interface SgdOptions extends L2Options {
   /** Learning rate of a step that is given none. Default 0.045, the paper's. */
   rate?: number
@@ -41,6 +42,7 @@ export interface SgdOptions extends L2Options {
   nesterov?: boolean
 }
 
+/** Options of {@link rmsprop}. */
 export interface RmspropOptions extends L2Options {
   /** Default 0.001, the paper's for JFT. */
   rate?: number
@@ -57,6 +59,7 @@ export interface RmspropOptions extends L2Options {
   epsilon?: number
 }
 
+/** Options of {@link adamW}. */
 export interface AdamWOptions extends DecayOptions {
   /** Default 0.001. */
   rate?: number
@@ -67,6 +70,7 @@ export interface AdamWOptions extends DecayOptions {
   epsilon?: number
 }
 
+/** Options of {@link lamb}. */
 export interface LambOptions extends AdamWOptions {
   /** Default 1e-6. */
   epsilon?: number
@@ -107,6 +111,7 @@ export function sgd(options: SgdOptions = {}): TrainingOptimizer {
   const { rate = 0.045, momentum = 0.9, nesterov = false } = options
   checkRange('sgd', 'rate', rate, positive, 'positive')
   checkRange('sgd', 'momentum', momentum, share, 'in [0, 1)')
+  checkChoice('sgd', 'nesterov', nesterov, [true, false])
   const decay = l2Decay('sgd', options)
   const velocities = new Companions('velocity')
   return {
@@ -222,19 +227,14 @@ const share = (x: number) => x >= 0 && x < 1
 
 function l2Decay(subject: string, options: L2Options) {
   const { l2 = 'half' } = options
-  if (l2 !== 'half' && l2 !== 'full')
-    throw new SepconvError('ERR_ARGUMENT', `${subject}: l2 must be 'half' or 'full', got ${String(l2)}`, { subject: 'l2', given: l2 })
+  checkChoice(subject, 'l2', l2, ['half', 'full'])
   const decay = decayOf(subject, options, l2 === 'full' ? 2 : 1)
   return { ...decay, options: { ...decay.options, l2 } }
 }
 
 function decayOf(subject: string, { weightDecay = 0, decays = 'filters' }: DecayOptions, factor: number) {
   checkRange(subject, 'weightDecay', weightDecay, (x) => x >= 0, 'at least 0')
-  if (!['filters', 'no-depthwise', 'all'].includes(decays))
-    throw new SepconvError('ERR_ARGUMENT', `${subject}: decays must be filters, no-depthwise or all, got ${String(decays)}`, {
-      subject: 'decays',
-      given: decays,
-    })
+  checkChoice(subject, 'decays', decays, ['filters', 'no-depthwise', 'all'])
   const applies = ({ name, type }: Variable) =>
     decays === 'all' || (type.shape.length > 1 && !(decays === 'no-depthwise' && /(^|\.)depthwise$/.test(name)))
   return {

@@ -3,6 +3,7 @@
 import { checkOptions, SepconvError } from '../errors.js'
 import { checkRange } from './optimizer.js'
 
+/** Where a step stands in its run. */
 export interface Position {
   /** Steps done, from 0. */
   readonly step: number
@@ -15,6 +16,7 @@ export interface Position {
 /** A length of training in one unit; a number alone means epochs. */
 export type Span = number | { readonly epochs: number } | { readonly steps: number } | { readonly samples: number }
 
+/** How the learning rate changes over a run. */
 export interface Schedule {
   /** `constant`; `cosine`: half a cosine down to `floor`; `exponential`: × `factor` every `every`. */
   readonly kind: 'constant' | 'cosine' | 'exponential'

@@ -161,8 +161,8 @@ describe('bad options', () => {
   it('are refused by name', () => {
     expect(() => build('resnet50', { blocks: [1, 2, 3] })).toThrowError(/resnet50: blocks must be 4 whole numbers/)
     expect(() => build('inception_v3', { inputSize: 64 })).toThrowError(/inputSize must be a whole number of at least 75/)
-    expect(() => build('inception_v3', { variant: 'timm' })).toThrowError(/variant must be 'keras' or 'torchvision', got timm/)
+    expect(() => build('inception_v3', { variant: 'timm' })).toThrowError(/variant must be one of keras, torchvision, got timm/)
     expect(() => build('vgg16', { middleRepeats: 2 })).toThrowError(/vgg16: unknown option 'middleRepeats'/)
-    expect(() => build('xception', { order: 'pointwise-first' })).toThrowError(/order must be 'depthwise-first' or 'inception'/)
+    expect(() => build('xception', { order: 'pointwise-first' })).toThrowError(/order must be one of depthwise-first, inception/)
   })
 })

@@ -147,9 +147,9 @@ describe('which parameters decay', () => {
 
 describe('bad settings', () => {
   it('are refused by name', () => {
-    expect(() => rmsprop({ form: 'torch' as never })).toThrowError(/form must be tensorflow, keras or pytorch, got torch/)
+    expect(() => rmsprop({ form: 'torch' as never })).toThrowError(/form must be .*tensorflow.*got torch/)
     expect(() => lamb({ beta2: 1 })).toThrowError(/beta2 must be a finite number, in \[0, 1\)/)
-    expect(() => sgd({ l2: 'double' as never })).toThrowError(/'half' or 'full'/)
+    expect(() => sgd({ l2: 'double' as never })).toThrowError(/l2 must be one of half, full, got double/)
     expect(() => createOptimizer({ kind: 'adam' as never }, 1)).toThrowError(/kind must be sgd, rmsprop, adamw or lamb, got adam/)
     expect(() => createOptimizer({ kind: 'adamw', momentum: 0.9 } as never, 1)).toThrowError(/adamw: unknown option 'momentum'/)
   })
