@@ -12,6 +12,7 @@
 
 import { checkOptions, SepconvError } from './errors.js'
 
+/** Options of {@link MeanAveragePrecisionMeter}. */
 export interface MeanAveragePrecisionOptions {
   /** Best classes of each image that count. Default 100. */
   k?: number
@@ -27,6 +28,7 @@ export interface MeanAveragePrecisionOptions {
   classes?: readonly number[]
 }
 
+/** Mean average precision and over what it was taken. */
 export interface MeanAveragePrecision {
   /** From 0 to 1. */
   readonly map: number
@@ -40,6 +42,7 @@ export interface MeanAveragePrecision {
 
 const OPTIONS = ['k', 'average', 'divisor', 'classWeights', 'classes']
 
+/** MAP@k over any number of batches; of each image only its k best classes are kept. */
 export class MeanAveragePrecisionMeter {
   readonly #k: number
   readonly #average: 'image' | 'class'
@@ -97,6 +100,7 @@ export class MeanAveragePrecisionMeter {
   }
 
   /**
+   * Adds rows of scores.
    * @param scores [n, classes], row-major; logits do, only their order counts. Among equals the lower class comes first.
    * @param labels the classes of each row; `null` for rows that do not count.
    * @throws ERR_DATA for a label out of range.
@@ -120,7 +124,7 @@ export class MeanAveragePrecisionMeter {
     }
   }
 
-  /** @throws ERR_DATA when no image had a label that counts. */
+  /** The mean over everything added. @throws ERR_DATA when no image had a label that counts. */
   result(): MeanAveragePrecision {
     if (this.#images === 0)
       throw new SepconvError('ERR_DATA', 'MAP: no image has a label that counts, so there is nothing to average', { subject: 'labels' })

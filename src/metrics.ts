@@ -17,7 +17,7 @@ export class ClassificationMeter {
   #fifth = 0
   #loss = 0
 
-  /** @param logits [n, classes], row-major. @param labels [n]. */
+  /** Adds rows. @param logits [n, classes], row-major. @param labels [n]. */
   add(logits: Float32Array, labels: ArrayLike<number>): void {
     const classes = logits.length / labels.length
     for (let row = 0; row < labels.length; row++) {
@@ -42,6 +42,7 @@ export class ClassificationMeter {
     }
   }
 
+  /** Means over everything added. */
   result(): Classification {
     const mean = (total: number) => (this.#images > 0 ? total / this.#images : Number.NaN)
     return { images: this.#images, top1: mean(this.#first), top5: mean(this.#fifth), loss: mean(this.#loss) }
@@ -55,7 +56,7 @@ export class MultiLabelMeter {
   #fifth = 0
   #loss = 0
 
-  /** @param logits [n, classes], row-major. @param labels the classes of each row; `null` for padding. */
+  /** Adds rows. @param logits [n, classes], row-major. @param labels the classes of each row; `null` for padding. */
   add(logits: Float32Array, labels: readonly (readonly number[] | null)[]): void {
     const classes = logits.length / labels.length
     for (const [row, own] of labels.entries()) {
@@ -72,6 +73,7 @@ export class MultiLabelMeter {
     }
   }
 
+  /** Means over everything added. */
   result(): Classification {
     const mean = (total: number) => (this.#images > 0 ? total / this.#images : Number.NaN)
     return { images: this.#images, top1: mean(this.#first), top5: mean(this.#fifth), loss: mean(this.#loss) }

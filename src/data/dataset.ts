@@ -5,6 +5,7 @@ import type { Dataset, Sample } from './folder.js'
 import { checkWhole } from './image.js'
 import type { RgbImage } from './resample.js'
 
+/** Options of {@link dataset}. */
 export interface DatasetOptions {
   /** What the source is called in configurations and messages. Default `'own data'`. */
   name?: string

@@ -6,6 +6,7 @@
 import { checkOptions, SepconvError } from '../errors.js'
 import { SampleRandom, STREAMS } from './random.js'
 
+/** How batches are mixed in training. */
 export interface MixOptions {
   /** α of the Beta(α, α) that mixup's share is drawn from; 0 (default) for none. */
   mixup?: number

@@ -51,19 +51,23 @@ interface Index {
 /** Whether a folder holds a prepared data set. */
 export const isPrepared = (path: string): boolean => existsSync(join(path, INDEX))
 
+/** Options of {@link prepareDataset}. */
 export interface PrepareOptions {
   /** Side of the training pictures that it is meant for; training pictures are kept at 1.5 times that. Default 299. */
   size?: number
   /** Pictures that cannot be read end it instead of being left out. Default false. */
   strict?: boolean
   signal?: AbortSignal
+  /** Called after each picture. */
   onProgress?: (done: number, total: number) => void
 }
 
+/** What {@link prepareDataset} wrote. */
 export interface Prepared {
   readonly train: number
   readonly validation: number
   readonly bytes: number
+  /** Pictures that could not be read, with the reason. */
   readonly skipped: readonly string[]
 }
 

@@ -6,6 +6,7 @@
 import { checkOptions, SepconvError } from '../errors.js'
 import { SampleRandom, STREAMS } from './random.js'
 
+/** Of random operations on training pictures (Cubuk et al. 2020). */
 export interface RandAugmentOptions {
   /** Operations drawn per picture, with repetition. Default 2. */
   operations?: number
@@ -17,6 +18,7 @@ export interface RandAugmentOptions {
   probability?: number
 }
 
+/** Of parts of training pictures filled with noise (Zhong et al. 2020). */
 export interface EraseOptions {
   /** Share of the pictures of which a part is filled with noise. Default 0.25. */
   probability?: number

@@ -17,6 +17,7 @@ import { readLabels } from './labels.js'
 import { SampleRandom, STREAMS } from './random.js'
 import { indexTar, type TarEntry } from './tar.js'
 
+/** Options of {@link webDataset}. */
 export interface ShardOptions {
   /** Share of the samples held out where no shard's name begins with `val`. Default 0.2. */
   validation?: number

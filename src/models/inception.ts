@@ -21,6 +21,7 @@ import * as ops from '../ops/index.js'
 import { BASELINE_OPTIONS, type BaselineOptions, inTurn, named, pooledClassifier, type Resolved, resolveBaseline } from './common.js'
 import { type Network, registerModel } from './registry.js'
 
+/** Options of Inception V3. */
 export interface InceptionV3Options extends BaselineOptions {
   /** Height and width of the input in pixels, at least 75. Default 299. */
   inputSize?: number
@@ -45,6 +46,7 @@ interface Module {
   readonly out: number
 }
 
+/** Builds Inception V3. @throws ERR_ARGUMENT for unknown options and values out of range. */
 export function buildInceptionV3(options: InceptionV3Options = {}): Network {
   const resolved = resolveBaseline('inception_v3', options, OWN, { inputSize: 299, smallest: 75, blocks: [3, 4, 2] })
   const { inputChannels, inputSize, blocks, initializer, channels: c } = resolved

@@ -18,6 +18,7 @@ import {
 } from './common.js'
 import { type Network, registerModel } from './registry.js'
 
+/** Options of ResNets. */
 export interface ResNetOptions extends BaselineOptions {
   /** Height and width of the input in pixels, at least 32. Default 224. */
   inputSize?: number
@@ -35,6 +36,11 @@ export interface ResNetOptions extends BaselineOptions {
 const OWN = ['variant', 'momentum']
 const EXPANSION = 4
 
+/**
+ * Builds a ResNet of bottlenecks.
+ * @param published bottlenecks per stage where `blocks` says nothing.
+ * @throws ERR_ARGUMENT for unknown options and values out of range.
+ */
 export function buildResNet(name: string, published: readonly number[], options: ResNetOptions = {}): Network {
   const resolved = resolveBaseline(name, options, OWN, { inputSize: 224, smallest: 32, blocks: published })
   const { inputChannels, inputSize, blocks, initializer, channels } = resolved

@@ -10,6 +10,7 @@ import { batchNorm, maxPool2d, relu, type SeparableOptions, separable } from '..
 import { BASELINE_OPTIONS, type BaselineOptions, named, pooledClassifier, resolveBaseline } from './common.js'
 import { type Network, registerModel } from './registry.js'
 
+/** Options of the separable stack. */
 export interface SeparableStackOptions extends BaselineOptions {
   /** Height and width of the input in pixels, at least 64. Default 299. */
   inputSize?: number
@@ -28,6 +29,7 @@ export interface SeparableStackOptions extends BaselineOptions {
 const OWN = ['segments', 'order', 'intermediateActivation', 'intermediateBatchNorm', 'epsilon', 'momentum']
 const CHANNELS = [128, 256, 728, 1024, 2048]
 
+/** Builds the separable stack. @throws ERR_ARGUMENT for unknown options and values out of range. */
 export function buildSeparableStack(options: SeparableStackOptions = {}): Network {
   const resolved = resolveBaseline('separable_stack', options, OWN, { inputSize: 299, smallest: 64, blocks: [2, 2, 22, 3, 2] })
   const { inputChannels, inputSize, blocks, initializer, channels } = resolved

@@ -9,6 +9,7 @@ import { reshape } from '../ops/index.js'
 import { BASELINE_OPTIONS, type BaselineOptions, named, resolveBaseline, torchvisionPreprocessing } from './common.js'
 import { type Network, registerModel } from './registry.js'
 
+/** Options of VGG-16. */
 export interface VggOptions extends BaselineOptions {
   /** Height and width of the input in pixels, at least 32; its weights fit no other. Default 224. */
   inputSize?: number
@@ -24,6 +25,7 @@ const OWN = ['batchNorm', 'momentum']
 const CHANNELS = [64, 128, 256, 512, 512]
 const UNITS = 4096
 
+/** Builds VGG-16. @throws ERR_ARGUMENT for unknown options and values out of range. */
 export function buildVgg16(options: VggOptions = {}): Network {
   const resolved = resolveBaseline('vgg16', options, OWN, { inputSize: 224, smallest: 32, blocks: [2, 2, 3, 3, 3] })
   const { classes, inputChannels, inputSize, blocks, initializer, channels } = resolved

@@ -9,6 +9,7 @@ import { convBatchNormRelu } from './blocks.js'
 import { checkCount, type Layer, layer } from './layer.js'
 import { batchNorm, type BatchNormOptions, relu, separable, sequential } from './layers.js'
 
+/** Options of {@link simplifiedInception} and {@link equivalentInception}. */
 export interface InceptionModuleOptions {
   /** Towers side by side. Default 3. */
   towers?: number
