@@ -29,9 +29,16 @@ export { loadProgram, type LoadProgramOptions, type ProgramArgument, type Replay
 export type { Structure } from './runtime/structure.js'
 export { type VerifyOptions, type VerifyRow, verifyModel } from './runtime/verify.js'
 export { Tensor, tensor, type TensorOptions } from './runtime/tensor.js'
-export type { Classification } from './metrics.js'
 export type { AugmentOptions } from './data/augment.js'
+export type { EraseOptions, RandAugmentOptions } from './data/randAugment.js'
 export { type Dataset, imageFolder, type ImageFolderOptions, type Sample } from './data/folder.js'
+export { dataset, type DatasetOptions } from './data/dataset.js'
+export { multiLabelFolder } from './data/multiLabel.js'
+export type { MixOptions } from './data/mix.js'
+export { openDataset } from './data/open.js'
+export { type Prepared, prepareDataset, type PrepareOptions } from './data/prepared.js'
+export { type ShardOptions, webDataset } from './data/shards.js'
+export { type ShapesOptions, writeShapes } from './data/shapes.js'
 export {
   type ImageSource,
   type Interpolation,
@@ -41,7 +48,28 @@ export {
   type PreprocessOptions,
   type RgbImage,
 } from './data/image.js'
-export { type AverageKind, sgd, type SgdOptimizer, type SgdOptions, type TrackedAverage, weightAverage } from './train/optimizer.js'
-export type { Schedule } from './train/schedule.js'
-export { evaluate, type EvaluateOptions, type Evaluation } from './train/evaluate.js'
-export { fit, type FitEvent, type FitOptions } from './train/fit.js'
+export { type AverageKind, type TrackedAverage, weightAverage } from './train/average.js'
+export {
+  adamW,
+  type AdamWOptions,
+  lamb,
+  type LambOptions,
+  type OptimizerSettings,
+  rmsprop,
+  type RmspropOptions,
+  sgd,
+  type SgdOptions,
+  type TrainingOptimizer,
+} from './train/optimizer.js'
+export type { Position, RateFunction, Schedule, Span } from './train/schedule.js'
+export { loadRecipe, type Recipe, recipeNames } from './train/recipe.js'
+export {
+  type MeanAveragePrecision,
+  MeanAveragePrecisionMeter,
+  type MeanAveragePrecisionOptions,
+} from './meanAveragePrecision.js'
+export { type Classification, ClassificationMeter, MultiLabelMeter } from './metrics.js'
+export { evaluate, type EvaluateOptions, type Evaluation, type Scored } from './train/evaluate.js'
+export type { Best, Metric, Scores } from './train/events.js'
+export { type Callback, fit, type FitEvent, type FitOptions } from './train/fit.js'
+export type { LossFunction, TrainingSettings } from './train/settings.js'

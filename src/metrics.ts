@@ -17,7 +17,7 @@ export class ClassificationMeter {
   #fifth = 0
   #loss = 0
 
-  /** @param logits [n, classes], row-major. @param labels [n]. */
+  /** Adds rows. @param logits [n, classes], row-major. @param labels [n]. */
   add(logits: Float32Array, labels: ArrayLike<number>): void {
     const classes = logits.length / labels.length
     for (let row = 0; row < labels.length; row++) {
@@ -42,8 +42,63 @@ export class ClassificationMeter {
     }
   }
 
+  /** Means over everything added. */
   result(): Classification {
     const mean = (total: number) => (this.#images > 0 ? total / this.#images : Number.NaN)
     return { images: this.#images, top1: mean(this.#first), top5: mean(this.#fifth), loss: mean(this.#loss) }
   }
+}
+
+/** The same of pictures with several labels each: a hit is any of them; the loss is the mean binary cross entropy over classes, in nats. */
+export class MultiLabelMeter {
+  #images = 0
+  #first = 0
+  #fifth = 0
+  #loss = 0
+
+  /** Adds rows. @param logits [n, classes], row-major. @param labels the classes of each row; `null` for padding. */
+  add(logits: Float32Array, labels: readonly (readonly number[] | null)[]): void {
+    const classes = logits.length / labels.length
+    for (const [row, own] of labels.entries()) {
+      if (!own) continue
+      const scores = logits.subarray(row * classes, (row + 1) * classes)
+      let loss = 0
+      for (let c = 0; c < classes; c++) loss += Math.max(scores[c]!, 0) + Math.log1p(Math.exp(-Math.abs(scores[c]!)))
+      for (const c of own) loss -= scores[c]!
+      const best = rank(scores, own)
+      this.#images++
+      if (best < 1) this.#first++
+      if (best < 5) this.#fifth++
+      this.#loss += loss / classes
+    }
+  }
+
+  /** Means over everything added. */
+  result(): Classification {
+    const mean = (total: number) => (this.#images > 0 ? total / this.#images : Number.NaN)
+    return { images: this.#images, top1: mean(this.#first), top5: mean(this.#fifth), loss: mean(this.#loss) }
+  }
+}
+
+/** How many classes stand before the best of `labels`; among equals the lower index comes first. */
+function rank(scores: Float32Array, labels: readonly number[]): number {
+  if (labels.length === 0) return scores.length
+  const own = labels.reduce((best, c) => (scores[c]! > scores[best]! || (scores[c] === scores[best] && c < best) ? c : best))
+  let above = 0
+  for (let c = 0; c < scores.length; c++) if (scores[c]! > scores[own]! || (scores[c] === scores[own] && c < own)) above++
+  return above
+}
+
+/** Rows whose highest logit is a label of theirs; cheap enough for every training step. */
+export function countTop1(logits: Float32Array, labels: Int32Array | readonly (number | readonly number[])[]): number {
+  const classes = logits.length / labels.length
+  let hits = 0
+  for (let row = 0; row < labels.length; row++) {
+    const own = labels[row]!
+    let best = row * classes
+    for (let i = best + 1; i < (row + 1) * classes; i++) if (logits[i]! > logits[best]!) best = i
+    const c = best - row * classes
+    if (typeof own === 'number' ? own === c : own.includes(c)) hits++
+  }
+  return hits
 }

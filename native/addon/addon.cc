@@ -1,5 +1,6 @@
-// The addon's exports: version, executors(), openExecutor(name, {threads, isa}), and for benchmarks peakGflops(isa,
-// threads) and copyGbps(bytes, threads). No device is touched before executors() or openExecutor() is called.
+// The addon's exports: version, executors(), openExecutor(name, {threads, isa}), mapFile(path), and for benchmarks
+// peakGflops(isa, threads) and copyGbps(bytes, threads). No device is touched before executors() or openExecutor() is
+// called.
 #include <napi.h>
 
 #include "../cpu/probe.h"
@@ -79,6 +80,7 @@ Napi::Object initialise(Napi::Env env, Napi::Object exports) {
   exports.Set("version", SEPCONV_VERSION);
   exports.Set("executors", Napi::Function::New(env, executors, "executors"));
   exports.Set("openExecutor", Napi::Function::New(env, openExecutor, "openExecutor"));
+  exports.Set("mapFile", Napi::Function::New(env, mapFile, "mapFile"));
   exports.Set("peakGflops", Napi::Function::New(env, peakGflops, "peakGflops"));
   exports.Set("copyGbps", Napi::Function::New(env, copyGbps, "copyGbps"));
   return exports;

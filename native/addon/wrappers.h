@@ -85,4 +85,6 @@ class ExecutorWrapper : public Napi::ObjectWrap<ExecutorWrapper> {
   std::shared_ptr<Device> device_;
 };
 
+Napi::Value mapFile(const Napi::CallbackInfo& info);  // map.cc
+
 }  // namespace sepconv::addon

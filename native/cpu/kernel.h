@@ -84,6 +84,7 @@ void registerElementwiseKernels(Registry& registry);    // kernels/elementwise.c
 void registerLossKernels(Registry& registry);           // kernels/loss.cc
 void registerShapeKernels(Registry& registry);          // kernels/shape.cc
 void registerUpdateKernels(Registry& registry);         // kernels/update.cc
+void registerOptimizerKernels(Registry& registry);      // kernels/optimizer.cc
 const Registry& kernels();
 
 }  // namespace sepconv::cpu

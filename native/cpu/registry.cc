@@ -14,6 +14,7 @@ const Registry& kernels() {
     registerLossKernels(all);
     registerShapeKernels(all);
     registerUpdateKernels(all);
+    registerOptimizerKernels(all);
     return all;
   }();
   return registry;

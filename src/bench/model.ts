@@ -155,7 +155,7 @@ function training(model: Model, batch: number, memoryLimit: number | undefined):
     executable,
     dispose() {
       step.dispose()
-      for (const [, velocity] of optimizer.slots()) releaseState(velocity)
+      for (const variable of optimizer.state()) releaseState(variable)
     },
   }
 }

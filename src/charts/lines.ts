@@ -13,6 +13,8 @@ export interface LineChart {
   readonly xScale?: 'linear' | 'log'
   /** Whether the y axis begins at 0. Default true. */
   readonly zero?: boolean
+  /** A dot at every point. Default true. */
+  readonly points?: boolean
 }
 
 /** @returns the chart as the text of an SVG file. */
@@ -20,10 +22,15 @@ export function lineChart(chart: LineChart): Promise<string> {
   return renderSvg(lineSpec(chart))
 }
 
-export function lineSpec({ title, subtitle, xAxis, yAxis, lines, xScale = 'linear', zero = true }: LineChart): Spec {
+export function lineSpec({ title, subtitle, xAxis, yAxis, lines, xScale = 'linear', zero = true, points = true }: LineChart): Spec {
   const values = lines.flatMap(({ name, points }) => points.filter(([, y]) => Number.isFinite(y)).map(([x, y]) => ({ series: name, x, y })))
   const xs = [...new Set(values.map(({ x }) => x))].sort((a, b) => a - b)
   const encodeXY = { x: { scale: 'x', field: 'x' }, y: { scale: 'y', field: 'y' } }
+  const dots = {
+    type: 'symbol' as const,
+    from: { data: 'facet' },
+    encode: { enter: { ...encodeXY, fill: { scale: 'series', field: 'series' }, size: { value: 36 } } },
+  }
   return {
     $schema: 'https://vega.github.io/schema/vega/v6.json',
     ...structuredClone(CONFIG),
@@ -53,11 +60,7 @@ export function lineSpec({ title, subtitle, xAxis, yAxis, lines, xScale = 'linea
             from: { data: 'facet' },
             encode: { enter: { ...encodeXY, stroke: { scale: 'series', field: 'series' }, strokeWidth: { value: 2 } } },
           },
-          {
-            type: 'symbol',
-            from: { data: 'facet' },
-            encode: { enter: { ...encodeXY, fill: { scale: 'series', field: 'series' }, size: { value: 36 } } },
-          },
+          ...(points ? [dots] : []),
         ],
       },
     ],

@@ -66,7 +66,10 @@ export function addModelOptions(command: Command, { classes = true } = {}): Comm
     .option('--size <pixels>', 'height and width of the input', wholeNumber())
     .option('--input-channels <n>', 'channels of the input', wholeNumber())
     .option('--width <factor>', 'multiplies every channel count', positive)
-    .option('--middle-repeats <n>', 'repeats of the middle-flow module', wholeNumber(0))
+    .option('--middle-repeats <n>', "repeats of Xception's middle-flow module", wholeNumber(0))
+    .option('--blocks <list>', 'repeats per stage of the other models, such as 1,1,1', counts)
+    .option('--variant <name>', 'of Inception V3 and ResNet: keras or torchvision', oneOf('keras', 'torchvision'))
+    .option('--aux', 'the auxiliary tower of Inception V3')
     .option(
       '--dropout <share>',
       'share of the pooled features dropped in training',
@@ -77,6 +80,7 @@ export function addModelOptions(command: Command, { classes = true } = {}): Comm
     .option('--intermediate-activation <name>', 'between depthwise and pointwise: none, relu or elu', oneOf('none', 'relu', 'elu'))
     .option('--intermediate-batch-norm', 'batch norm between depthwise and pointwise')
     .option('--segments <n>', 'channel segments of the spatial convolutions; w<n> for segments of n channels', segments)
+    .option('--order <which>', 'depthwise-first, or inception: the 1×1 first', oneOf('depthwise-first', 'inception'))
     .option('--fully-connected [units]', "layers before the last: a list of widths (default: the paper's 4096,4096)", list(wholeNumber()))
     .option('--exit-bias', 'biases in the exit flow, as in Lucid')
     .option('--pool-padding <rule>', 'tf or symmetric', oneOf('tf', 'symmetric'))
@@ -86,7 +90,7 @@ export function addModelOptions(command: Command, { classes = true } = {}): Comm
 export function modelOptions(values: Readonly<Record<string, unknown>>): Record<string, unknown> {
   const names = [
     ...['classes', 'inputChannels', 'width', 'middleRepeats', 'dropout', 'pooling', 'intermediateActivation', 'intermediateBatchNorm'],
-    ...['segments', 'fullyConnected', 'exitBias', 'poolPadding'],
+    ...['segments', 'order', 'fullyConnected', 'exitBias', 'poolPadding', 'blocks', 'variant', 'aux'],
   ]
   const given = Object.fromEntries(names.flatMap((name) => (values[name] === undefined ? [] : [[name, values[name]]])))
   return {
@@ -95,6 +99,9 @@ export function modelOptions(values: Readonly<Record<string, unknown>>): Record<
     ...(values.residual === false && { residual: false }),
   }
 }
+
+/** Unlike `list`, repetitions count. */
+const counts: Parser<number[]> = (text) => text.split(',').map(wholeNumber())
 
 function segments(text: string): number | { width: number } {
   return text.startsWith('w') ? { width: wholeNumber()(text.slice(1)) } : wholeNumber()(text)

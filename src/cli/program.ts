@@ -14,6 +14,8 @@ import { buildCommand } from './commands/build.js'
 import { devicesCommand } from './commands/devices.js'
 import { evaluateCommand } from './commands/evaluate.js'
 import { predictCommand } from './commands/predict.js'
+import { prepareCommand } from './commands/prepare.js'
+import { reportCommand } from './commands/report.js'
 import { summaryCommand } from './commands/summary.js'
 import { trainCommand } from './commands/train.js'
 import { verifyCommand } from './commands/verify.js'
@@ -39,7 +41,7 @@ export function createProgram(): Command {
     .showHelpAfterError('(add --help for all options)')
     .addHelpText('after', EXAMPLES)
   for (const command of [
-    ...[predictCommand(), trainCommand(), evaluateCommand(), summaryCommand()],
+    ...[predictCommand(), trainCommand(), evaluateCommand(), prepareCommand(), reportCommand(), summaryCommand()],
     ...[devicesCommand(), verifyCommand(), benchCommand(), buildCommand()],
   ])
     program.addCommand(command)

@@ -1,5 +1,5 @@
 /**
- * Augmentation of training pictures: random resized crop, mirror, colour jitter; RGB [h, w, 3] to [size, size, 3].
+ * Augmentation of training pictures: random resized crop, mirror, colour jitter, RandAugment, erasing; RGB [h, w, 3] to [size, size, 3].
  *
  * Two steps that share nothing: parameters are drawn from (seed, global sample index) alone, then applied by integer and double
  * arithmetic. So a sample looks the same whichever worker makes it, in whatever order, on whatever machine, and after any resume.
@@ -7,6 +7,16 @@
  */
 
 import { checkChoice, checkOptions, SepconvError } from '../errors.js'
+import {
+  applyOperation,
+  drawOperations,
+  type EraseOptions,
+  eraseRandomly,
+  type Operation,
+  type RandAugmentOptions,
+  resolveErase,
+  resolveRandAugment,
+} from './randAugment.js'
 import { SampleRandom, STREAMS } from './random.js'
 import { INTERPOLATIONS, type Interpolation, type RgbImage, resample } from './resample.js'
 
@@ -24,6 +34,16 @@ export interface AugmentOptions {
   saturation?: number
   /** Default `'bilinear'`, antialiased. */
   interpolation?: Interpolation
+  /** Random operations after the crop (Cubuk et al. 2020). Default none. */
+  randAugment?: RandAugmentOptions
+  /** A part filled with noise at the end (Zhong et al. 2020). Default none. */
+  erase?: EraseOptions
+}
+
+/** Options checked and completed. */
+export type ResolvedAugment = Required<Omit<AugmentOptions, 'randAugment' | 'erase'>> & {
+  readonly randAugment: Required<RandAugmentOptions> | null
+  readonly erase: Required<EraseOptions> | null
 }
 
 /** What is done to one picture. */
@@ -37,9 +57,12 @@ export interface Augmentation {
   readonly brightness: number
   readonly contrast: number
   readonly saturation: number
+  readonly operations?: readonly Operation[]
+  /** Of random erasing, which is drawn when it is applied, since it asks for the size. */
+  readonly erasing?: { readonly seed: number; readonly sample: number; readonly options: Required<EraseOptions> }
 }
 
-/** Rows of random numbers; never renumbered, since that would change every seeded run. */
+/** Rows of random numbers; never renumbered, since that would change every seeded run. Rows 3 to 5 are randAugment.ts's. */
 const CROP = 0
 const MIRROR = 1
 const COLOR = 2
@@ -48,8 +71,18 @@ const COLOR = 2
 const ATTEMPTS = 10
 
 /** Augmentation options checked and completed with their defaults. @throws SepconvError `ERR_ARGUMENT` */
-export function resolveAugment(options: AugmentOptions = {}): Required<AugmentOptions> {
-  checkOptions('augment', options, ['scale', 'ratio', 'flip', 'brightness', 'contrast', 'saturation', 'interpolation'])
+export function resolveAugment(options: AugmentOptions = {}): ResolvedAugment {
+  checkOptions('augment', options, [
+    'scale',
+    'ratio',
+    'flip',
+    'brightness',
+    'contrast',
+    'saturation',
+    'interpolation',
+    'randAugment',
+    'erase',
+  ])
   const {
     scale = [0.35, 1],
     ratio = [3 / 4, 4 / 3],
@@ -71,7 +104,11 @@ export function resolveAugment(options: AugmentOptions = {}): Required<AugmentOp
     }
   }
   checkChoice('augment', 'interpolation', interpolation, INTERPOLATIONS)
-  return { scale, ratio, flip, brightness, contrast, saturation, interpolation }
+  return {
+    ...{ scale, ratio, flip, brightness, contrast, saturation, interpolation },
+    randAugment: options.randAugment ? resolveRandAugment(options.randAugment) : null,
+    erase: options.erase ? resolveErase(options.erase) : null,
+  }
 }
 
 function checkPair(name: string, pair: readonly [number, number], most: number): void {
@@ -92,13 +129,7 @@ function checkPair(name: string, pair: readonly [number, number], most: number):
  * @param sample global sample index: epoch * (samples per epoch) + position in the epoch.
  * @param options as {@link resolveAugment} returns them.
  */
-export function drawAugmentation(
-  seed: number,
-  sample: number,
-  width: number,
-  height: number,
-  options: Required<AugmentOptions>,
-): Augmentation {
+export function drawAugmentation(seed: number, sample: number, width: number, height: number, options: ResolvedAugment): Augmentation {
   const mirror = new SampleRandom(seed, STREAMS.augment, sample, MIRROR).uniform() < options.flip
   const color = new SampleRandom(seed, STREAMS.augment, sample, COLOR)
   const factor = (range: number): number => 1 + (2 * color.uniform() - 1) * range
@@ -109,6 +140,8 @@ export function drawAugmentation(
     brightness,
     contrast,
     saturation,
+    ...(options.randAugment && { operations: drawOperations(seed, sample, options.randAugment) }),
+    ...(options.erase && { erasing: { seed, sample, options: options.erase } }),
   }
 }
 
@@ -116,7 +149,7 @@ function drawCrop(
   random: SampleRandom,
   width: number,
   height: number,
-  options: Required<AugmentOptions>,
+  options: ResolvedAugment,
 ): Pick<Augmentation, 'left' | 'top' | 'width' | 'height'> {
   const [least, most] = options.scale
   const [narrow, wide] = [Math.log(options.ratio[0]), Math.log(options.ratio[1])]
@@ -149,6 +182,9 @@ export async function applyAugmentation(
 ): Promise<Uint8Array> {
   await resample(image, { width: size, height: size, interpolation, box: augmentation, mirror: augmentation.mirror }, out)
   adjustColors(out, augmentation)
+  for (const operation of augmentation.operations ?? []) applyOperation(out, size, operation)
+  const { erasing } = augmentation
+  if (erasing) eraseRandomly(out, size, erasing.seed, erasing.sample, erasing.options)
   return out
 }
 

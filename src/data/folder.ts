@@ -12,6 +12,7 @@ import { readdir, stat } from 'node:fs/promises'
 import { extname, join } from 'node:path'
 import { checkOptions, SepconvError } from '../errors.js'
 import { fileError } from '../files.js'
+import type { RgbImage } from './resample.js'
 
 /** One labelled picture. */
 export interface Sample {
@@ -19,8 +20,14 @@ export interface Sample {
   readonly path: string
   /** Its path below the data set's folder with `/` between parts, the same on every machine. */
   readonly name: string
-  /** Index into the data set's classes. */
+  /** Index into the data set's classes; −1 where `labels` says more. */
   readonly label: number
+  /** Of data with several labels per picture: indices into the classes. */
+  readonly labels?: readonly number[]
+  /** Where its encoded bytes come from, if not the file at `path`. */
+  read?(): Promise<Uint8Array>
+  /** Where its pixels come from, if there is nothing to decode. */
+  load?(): RgbImage | Promise<RgbImage>
 }
 
 /** Labelled pictures in two halves; what {@link imageFolder} gives. */
@@ -30,8 +37,12 @@ export interface Dataset {
   readonly classes: readonly string[]
   readonly train: readonly Sample[]
   readonly validation: readonly Sample[]
-  /** How the validation pictures came about: from a folder of their own, or split off by name. */
-  readonly split: 'folders' | 'hash'
+  /** How the validation pictures came about: from a folder or file of their own, or split off by name. */
+  readonly split: 'folders' | 'files' | 'hash'
+  /** Pictures have several labels each, or none. */
+  readonly multiLabel?: boolean
+  /** The order in which an epoch visits the training pictures; default a shuffle of them all. Must depend on nothing but its arguments. */
+  order?(seed: number, epoch: number): Uint32Array
   /** Files that are no pictures by their extension: how many, and the first few names. */
   readonly ignored: { readonly count: number; readonly examples: readonly string[] }
 }
@@ -152,7 +163,7 @@ export function dataFingerprint(dataset: Pick<Dataset, 'classes' | 'train' | 'va
   const hash = createHash('sha256').update(JSON.stringify(dataset.classes))
   for (const samples of [dataset.train, dataset.validation]) {
     hash.update(`\n${samples.length}\n`)
-    for (const { name, label } of samples) hash.update(`${label} ${name}\n`)
+    for (const { name, label, labels } of samples) hash.update(`${labels?.join(',') ?? label} ${name}\n`)
   }
   return hash.digest('hex')
 }

@@ -11,7 +11,7 @@ import { readFile } from 'node:fs/promises'
 import { totalmem } from 'node:os'
 import { checkChoice, checkOptions, SepconvError } from '../errors.js'
 import { fileError } from '../files.js'
-import { type AugmentOptions, applyAugmentation, drawAugmentation, resolveAugment } from './augment.js'
+import { type AugmentOptions, applyAugmentation, drawAugmentation, type ResolvedAugment, resolveAugment } from './augment.js'
 import type { Sample } from './folder.js'
 import {
   checkWhole,
@@ -55,6 +55,8 @@ export interface LoaderOptions {
   seed?: number
   /** A new order for each epoch. Default false. */
   shuffle?: boolean
+  /** The order of an epoch when shuffling; default a shuffle of all samples. */
+  order?: (seed: number, epoch: number) => Uint32Array
   /** Random crops, mirroring and colours; `false` (default) preprocesses as for evaluation. */
   augment?: AugmentOptions | false
   /** Evaluation preprocessing, where `augment` is false. */
@@ -96,26 +98,12 @@ export interface LoaderStatistics {
 }
 
 const OPTIONS: readonly (keyof LoaderOptions)[] = [
-  'size',
-  'batch',
-  'seed',
-  'shuffle',
-  'augment',
-  'preprocess',
-  'epochs',
-  'start',
-  'last',
-  'corrupt',
-  'prefetch',
-  'parallel',
-  'cacheBytes',
-  'load',
-  'read',
-  'signal',
+  ...(['size', 'batch', 'seed', 'shuffle', 'order', 'augment', 'preprocess', 'epochs', 'start', 'last', 'corrupt'] as const),
+  ...(['prefetch', 'parallel', 'cacheBytes', 'load', 'read', 'signal'] as const),
 ]
 
 /** Cached training pictures have a shorter side of at most this times `size`, so that crops of under half the area still shrink. */
-const CACHE_SCALE = 1.5
+export const CACHE_SCALE = 1.5
 const CACHE_BYTES = 512 << 20
 
 interface Planned {
@@ -146,8 +134,8 @@ export class ImageLoader implements AsyncIterable<Batch> {
   /** Batches of one full epoch. */
   readonly batchesPerEpoch: number
   private readonly sampler: Sampler
-  private readonly options: Required<Omit<LoaderOptions, 'augment' | 'preprocess' | 'signal'>> & Pick<LoaderOptions, 'signal'>
-  private readonly augment: Required<AugmentOptions> | undefined
+  private readonly options: Required<Omit<LoaderOptions, 'augment' | 'preprocess' | 'signal' | 'order'>> & Pick<LoaderOptions, 'signal'>
+  private readonly augment: ResolvedAugment | undefined
   private readonly evaluation: Required<PreprocessOptions>
   private readonly cache = new Map<number, RgbImage>()
   private readonly skipped = new Map<number, string>()
@@ -188,7 +176,7 @@ export class ImageLoader implements AsyncIterable<Batch> {
     this.options = resolved
     this.size = resolved.size
     this.batch = resolved.batch
-    this.sampler = new Sampler({ count: samples.length, seed: resolved.seed, shuffle })
+    this.sampler = new Sampler({ count: samples.length, seed: resolved.seed, shuffle, ...(options.order && { order: options.order }) })
     this.augment = options.augment ? resolveAugment(options.augment) : undefined
     this.evaluation = resolvePreprocess({ ...options.preprocess, size: resolved.size })
     const batches = samples.length / this.batch
@@ -336,6 +324,7 @@ export class ImageLoader implements AsyncIterable<Batch> {
 
   private async decode(index: number, shorterSide?: number): Promise<RgbImage> {
     const sample = this.samples[index]!
+    if (sample.load) return sample.load()
     return loadImage(await this.options.read(sample), { ...this.options.load, shorterSide, name: sample.path })
   }
 
@@ -355,7 +344,8 @@ export class ImageLoader implements AsyncIterable<Batch> {
   }
 }
 
-async function readSample(sample: Sample): Promise<Uint8Array> {
+export async function readSample(sample: Sample): Promise<Uint8Array> {
+  if (sample.read) return sample.read()
   try {
     return await readFile(sample.path)
   } catch (error) {
@@ -364,7 +354,7 @@ async function readSample(sample: Sample): Promise<Uint8Array> {
 }
 
 /** Problems of one file; a lack of file handles or a missing image library concerns them all. */
-const isBadPicture = (error: unknown): error is SepconvError =>
+export const isBadPicture = (error: unknown): error is SepconvError =>
   error instanceof SepconvError &&
   (error.code === 'ERR_DATA' || (error.code === 'ERR_FILE' && !['EMFILE', 'ENFILE', 'EIO'].includes(String(error.given))))
 

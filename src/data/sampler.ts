@@ -29,6 +29,8 @@ export interface SamplerOptions {
   seed?: number
   /** False visits them in the order given, every epoch. Default true. */
   shuffle?: boolean
+  /** The order of an epoch when shuffling. Default {@link epochOrder}. */
+  order?: (seed: number, epoch: number) => Uint32Array
 }
 
 /** Says which sample stands at which global sample index. Keeps the orders of two epochs, since prefetching reads ahead. */
@@ -36,10 +38,11 @@ export class Sampler {
   readonly count: number
   readonly seed: number
   readonly shuffle: boolean
+  private readonly draw: (seed: number, epoch: number) => Uint32Array
   private readonly orders = new Map<number, Uint32Array>()
 
   /** @throws SepconvError `ERR_DATA` for an empty data set, `ERR_ARGUMENT` for a bad seed. */
-  constructor({ count, seed = 0, shuffle = true }: SamplerOptions) {
+  constructor({ count, seed = 0, shuffle = true, order }: SamplerOptions) {
     if (!Number.isSafeInteger(count) || count < 1) {
       throw new SepconvError('ERR_DATA', `a data set needs at least one sample, got ${count}`, { subject: 'samples', given: count })
     }
@@ -52,6 +55,7 @@ export class Sampler {
     this.count = count
     this.seed = seed
     this.shuffle = shuffle
+    this.draw = order ?? ((of, epoch) => epochOrder(of, epoch, count))
   }
 
   /** Epoch and position of a global sample index. */
@@ -69,7 +73,7 @@ export class Sampler {
   private order(epoch: number): Uint32Array {
     let order = this.orders.get(epoch)
     if (!order) {
-      order = epochOrder(this.seed, epoch, this.count)
+      order = this.draw(this.seed, epoch)
       if (this.orders.size === 2) this.orders.delete(Math.min(...this.orders.keys()))
       this.orders.set(epoch, order)
     }

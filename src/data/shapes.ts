@@ -166,6 +166,7 @@ function drawColors(between: (low: number, high: number) => number): { ground: C
   }
 }
 
+/** Options of {@link writeShapes}. */
 export interface ShapesOptions {
   /** Pictures for training. Default 1600. */
   train?: number

@@ -43,6 +43,10 @@ interface Step {
 export const UPDATE_OPS: Readonly<Record<string, (input: number) => number>> = {
   // (rate, flag, scale, ...(parameter, velocity, gradient)) → ...(parameter', velocity')
   sgdUpdate: (output) => 3 + Math.floor(output / 2) * 3 + (output % 2),
+  // (rate, flag, scale, ...(parameter, mean square, velocity, gradient)) → ...(parameter', mean square', velocity')
+  rmspropUpdate: (output) => 3 + Math.floor(output / 3) * 4 + (output % 3),
+  // (rate, flag, scale, count, ...(parameter, mean, square, gradient)) → count', ...(parameter', mean', square')
+  adamUpdate: (output) => (output === 0 ? 3 : 4 + Math.floor((output - 1) / 3) * 4 + ((output - 1) % 3)),
   // (decay, flag, ...(average, value)) → ...(average')
   averageUpdate: (output) => 2 + output * 2,
 }

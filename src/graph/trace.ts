@@ -20,6 +20,8 @@ export interface TraceContext {
   readonly counter?: Value
   /** Reads another variable in place of one (averaged weights in evaluation). */
   readonly substitute?: (variable: Variable) => Variable
+  /** Logits of auxiliary towers that the loss takes in, each with its weight; filled in training only. */
+  readonly auxiliary: { readonly logits: Value; readonly weight: number }[]
   /** Running averages to be updated at the end of a training step: average ← momentum·average + (1 − momentum)·value·factor. */
   readonly averages: { readonly variable: Variable; readonly value: Value; readonly momentum: number; readonly factor: number }[]
 }
@@ -44,12 +46,12 @@ export function read(variable: Variable): Value {
 /** Runs `body` inside a named scope of the trace. */
 export const scoped = <T>(name: string, body: () => T): T => (current ? current.graph.inScope(name, body) : body())
 
-export type TraceOptions = Partial<Omit<TraceContext, 'graph' | 'averages' | 'counter'>>
+export type TraceOptions = Partial<Omit<TraceContext, 'graph' | 'averages' | 'auxiliary' | 'counter'>>
 
 /** Builds a graph: `body` adds inputs, calls ops and layers, and names the outputs. */
 export function trace(body: (graph: Graph, context: TraceContext) => void, options: TraceOptions = {}): Graph {
   const graph = new Graph()
-  within({ training: false, ...options, graph, averages: [] }, () => body(graph, current!))
+  within({ training: false, ...options, graph, averages: [], auxiliary: [] }, () => body(graph, current!))
   return graph
 }
 

@@ -1,6 +1,10 @@
 export { createModel, loadModel, Model, type ModelConfig, type ModelOptions, type Prediction, type Preprocessing } from './model.js'
+export { buildInceptionV3, type InceptionV3Options } from './inception.js'
 export { type Architecture, listModels, type Network, registerModel } from './registry.js'
+export { buildResNet, type ResNetOptions } from './resnet.js'
+export { buildSeparableStack, type SeparableStackOptions } from './stack.js'
 export { type LayerSummary, type ModelSummary, summarize } from './summary.js'
+export { buildVgg16, type VggOptions } from './vgg.js'
 export { buildXception, type XceptionOptions } from './xception.js'
 
 import { Model, type ModelOptions } from './model.js'

@@ -405,13 +405,14 @@ async function storedConfig(weights: string): Promise<ModelConfig | undefined> {
 }
 
 /** What the published Xception weights want: shorter side to 333, centre 299, [−1, 1] (see docs/xception.md). */
-const defaultPreprocessing = ({ inputSize, inputChannels }: Network): Preprocessing => ({
+const defaultPreprocessing = ({ inputSize, inputChannels, preprocessing }: Network): Preprocessing => ({
   size: inputSize,
   resize: Math.round((inputSize * 333) / 299),
   crop: 'center',
   interpolation: 'bicubic',
   mean: new Array<number>(inputChannels).fill(0.5),
   deviation: new Array<number>(inputChannels).fill(0.5),
+  ...preprocessing,
 })
 
 /** @throws ERR_ARGUMENT for unknown keys, sizes that are not whole, and means and deviations that do not fit the channels. */

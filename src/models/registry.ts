@@ -3,6 +3,7 @@
 import { nearest, SepconvError } from '../errors.js'
 import type { Value } from '../graph/graph.js'
 import type { Layer } from '../nn/layer.js'
+import type { Preprocessing } from './model.js'
 
 /** What an architecture builds: layers, and what one must know to feed them. */
 export interface Network {
@@ -17,6 +18,8 @@ export interface Network {
   readonly classes: number
   /** Whether the same weights take other input sizes. */
   readonly variableInputSize: boolean
+  /** How pictures become its input, where that is not as for Xception. */
+  readonly preprocessing?: Partial<Preprocessing>
 }
 
 /** An entry of the registry. */

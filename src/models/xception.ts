@@ -34,6 +34,7 @@ import {
 } from '../nn/layers.js'
 import type { Activation } from '../ops/activation.js'
 import type { Padding } from '../ops/geometry.js'
+import { named } from './common.js'
 import { type Network, registerModel } from './registry.js'
 
 /** Options of Xception; the defaults are the published model. */
@@ -60,6 +61,8 @@ export interface XceptionOptions {
   intermediateBatchNorm?: boolean
   /** Independent channel segments of the spatial convolutions: a count or a width; 1 is regular convolution. Default: one per channel. */
   segments?: number | { width: number }
+  /** Which half of the separable convolutions comes first; `'inception'` puts the 1×1 first, with ReLU between. Default `'depthwise-first'`. */
+  order?: SeparableOptions['order']
   /** Fully connected layers with ReLU before the logistic regression: `true` for the paper's two of 4096 units. Default none. */
   fullyConnected?: boolean | readonly number[]
   /** Returns the feature pyramid (strides 2, 4, 8, 16, 32) instead of classes. Default false. */
@@ -89,7 +92,7 @@ const OPTIONS = [
     'intermediateActivation',
     'intermediateBatchNorm',
   ],
-  ...['segments', 'fullyConnected', 'featuresOnly', 'exitBias', 'poolPadding', 'epsilon', 'momentum', 'initializer'],
+  ...['segments', 'order', 'fullyConnected', 'featuresOnly', 'exitBias', 'poolPadding', 'epsilon', 'momentum', 'initializer'],
 ]
 
 /** The smallest input whose last feature map still is 3×3. */
@@ -130,6 +133,7 @@ export function buildXception(options: XceptionOptions = {}): Network {
     intermediateActivation: options.intermediateActivation,
     intermediateBatchNorm,
     segments: options.segments,
+    order: options.order,
     batchNorm: normalise,
   }
   const pad: Padding = poolPadding === 'tf' ? 'same' : { top: 1, bottom: 1, left: 1, right: 1 }
@@ -148,7 +152,7 @@ export function buildXception(options: XceptionOptions = {}): Network {
   const bn = (count: number) => batchNorm(channels(count), normalise)
 
   // Entry flow
-  const block1 = named({
+  const block1 = named('block', {
     conv1: stem(inputChannels, channels(32), 2),
     conv1_bn: bn(32),
     conv1_act: relu(),
@@ -164,7 +168,7 @@ export function buildXception(options: XceptionOptions = {}): Network {
   // Exit flow
   const block13 = block(728, 1024, 2, { stride: 2, growFirst: false })
   const biased = { ...sep, bias: exitBias, depthwiseBias: exitBias }
-  const block14 = named({
+  const block14 = named('block', {
     ...{ sepconv1: separable(channels(1024), channels(1536), biased), sepconv1_bn: bn(1536), sepconv1_act: relu() },
     ...{ sepconv2: separable(channels(1536), channels(2048), biased), sepconv2_bn: bn(2048), sepconv2_act: relu() },
   })
@@ -212,10 +216,6 @@ function headLayers(features: number, classes: number, pooling: 'avg' | 'max', o
   if (classes > 0) head.predictions = dense(width, classes)
   return head
 }
-
-/** Layers in a row, named. */
-const named = (children: Record<string, Layer>): Layer =>
-  layer('block', { children }, (x) => Object.values(children).reduce((value, child) => child(value), x))
 
 registerModel({
   name: 'xception',

@@ -17,9 +17,9 @@ import {
 
 /** Convolution, batch norm, ReLU: [n, h, w, in] → [n, h', w', out]. Options of the convolution and of the batch norm together. */
 export function convBatchNormRelu(channelsIn: number, channelsOut: number, options: Conv2dOptions & BatchNormOptions = {}): Layer {
-  const { epsilon, momentum, affine, runningStatistics, ...convolution } = options
+  const { epsilon, momentum, affine, scale, runningStatistics, ...convolution } = options
   const normalise = Object.fromEntries(
-    Object.entries({ epsilon, momentum, affine, runningStatistics }).filter(([, value]) => value !== undefined),
+    Object.entries({ epsilon, momentum, affine, scale, runningStatistics }).filter(([, value]) => value !== undefined),
   )
   const conv = conv2d(channelsIn, channelsOut, convolution)
   const bn = batchNorm(channelsOut, normalise)

@@ -2,6 +2,7 @@
 
 export { constant, type Fans, glorotUniform, heNormal, type InitializerName, ones, zeros } from './initializers.js'
 export { convBatchNormRelu, depthwiseSeparableConv2d, type XceptionBlockOptions, xceptionBlock } from './blocks.js'
+export { equivalentInception, extremeInception, type InceptionModuleOptions, simplifiedInception } from './inception.js'
 export { type Layer, type LayerParts, layer, nameVariables, variablesOf } from './layer.js'
 export {
   activationLayer,

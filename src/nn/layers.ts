@@ -1,6 +1,6 @@
 /** The layers that models are built of; each is one op or a short chain of ops with its variables. */
 
-import { checkOptions, SepconvError } from '../errors.js'
+import { checkChoice, checkOptions, SepconvError } from '../errors.js'
 import type { Value } from '../graph/graph.js'
 import { opDefinition } from '../graph/op.js'
 import { currentTrace, emit, emitAll, read } from '../graph/trace.js'
@@ -85,6 +85,12 @@ export interface SeparableOptions extends ConvolutionOptions {
    * convolution, or how wide each is. 1 is a regular convolution; the default, one per channel, is depthwise.
    */
   segments?: number | { width: number }
+  /**
+   * `'depthwise-first'` (default) as in Xception, or `'inception'`: the 1×1 first, then the spatial convolution on segments of its
+   * outputs, one filter per output channel by default: the extreme Inception module (Chollet 2017, Figure 4). The intermediate activation
+   * is then ReLU unless said otherwise.
+   */
+  order?: 'depthwise-first' | 'inception'
   /** `bias`: one after the pointwise and, with `depthwiseBias`, one after the depthwise half. Default false. */
   depthwiseBias?: boolean
 }
@@ -98,12 +104,16 @@ export function separable(channelsIn: number, channelsOut: number, options: Sepa
     'intermediateBatchNorm',
     'batchNorm',
     'segments',
+    'order',
     'depthwiseBias',
   ])
-  const { depthwiseBias = false, multiplier = 1, segments, intermediateActivation = 'none' } = options
+  const { depthwiseBias = false, multiplier = 1, segments, order = 'depthwise-first' } = options
+  checkChoice('separable', 'order', order, ['depthwise-first', 'inception'])
+  const { intermediateActivation = order === 'inception' ? 'relu' : 'none' } = options
   const { bias, initializer } = resolveConvolution('separable', options)
   checkActivation('separable', 'intermediateActivation', intermediateActivation)
   for (const [name, value] of Object.entries({ in: channelsIn, out: channelsOut, multiplier })) checkCount('separable', name, value)
+  if (order === 'inception') return inceptionOrder(channelsIn, channelsOut, { ...options, intermediateActivation })
   const middle = channelsIn * multiplier
   const spatial = spatialHalf(channelsIn, multiplier, options, segments)
   const pointwise = variable([middle, channelsOut], initializerOf('separable', initializer, { fanIn: middle, fanOut: channelsOut }))
@@ -122,6 +132,29 @@ export function separable(channelsIn: number, channelsOut: number, options: Sepa
       if (normalise) d = normalise(d)
       if (intermediateActivation !== 'none') d = ops[intermediateActivation](d)
       return ops.pointwiseConv2d(d, read(pointwise), outShift ? { bias: read(outShift) } : {})
+    },
+  )
+}
+
+/** The 1×1 first, then the spatial half on its outputs; names of variables are those of the other order. */
+function inceptionOrder(channelsIn: number, channelsOut: number, options: SeparableOptions): Layer {
+  const { intermediateActivation = 'relu', multiplier = 1, depthwiseBias = false } = options
+  if (multiplier !== 1 || depthwiseBias)
+    throw new SepconvError('ERR_ARGUMENT', `separable: order 'inception' has no multiplier and no depthwiseBias`, { subject: 'order' })
+  const { bias, initializer } = resolveConvolution('separable', options)
+  const pointwise = variable([channelsIn, channelsOut], initializerOf('separable', initializer, { fanIn: channelsIn, fanOut: channelsOut }))
+  const spatial = spatialHalf(channelsOut, 1, options, options.segments)
+  const shift = bias ? variable([channelsOut], zeros) : undefined
+  const normalise = options.intermediateBatchNorm ? batchNorm(channelsOut, options.batchNorm) : undefined
+  return layer(
+    'separable',
+    { variables: { pointwise, ...spatial.variables, bias: shift }, children: { intermediateBatchNorm: normalise } },
+    (x) => {
+      let y = ops.pointwiseConv2d(x, read(pointwise))
+      if (normalise) y = normalise(y)
+      if (intermediateActivation !== 'none') y = ops[intermediateActivation](y)
+      y = spatial.forward(y)
+      return shift ? emit(opDefinition('scaleShift'), [y, null, read(shift), null], { activation: 'none' }) : y
     },
   )
 }
@@ -187,6 +220,8 @@ export interface BatchNormOptions {
   momentum?: number
   /** A trainable scale and shift. Default true. */
   affine?: boolean
+  /** The scale of the two; Keras' Inception V3 has none. Default true. */
+  scale?: boolean
   /** Keeps running statistics for inference; without them the batch's own are always used. Default true. */
   runningStatistics?: boolean
 }
@@ -196,9 +231,9 @@ export interface BatchNormOptions {
  * stores the unbiased one; inference, and a layer whose variables are frozen, uses what is stored.
  */
 export function batchNorm(channels: number, options: BatchNormOptions = {}): Layer {
-  checkOptions('batchNorm', options, ['epsilon', 'momentum', 'affine', 'runningStatistics'])
+  checkOptions('batchNorm', options, ['epsilon', 'momentum', 'affine', 'scale', 'runningStatistics'])
   checkCount('batchNorm', 'channels', channels)
-  const { epsilon = 1e-3, momentum = 0.99, affine = true, runningStatistics = true } = options
+  const { epsilon = 1e-3, momentum = 0.99, affine = true, scale: scaled = true, runningStatistics = true } = options
   if (!(epsilon > 0))
     throw new SepconvError('ERR_ARGUMENT', `batchNorm: epsilon must be positive, got ${epsilon}`, { subject: 'epsilon', given: epsilon })
   if (!(momentum >= 0 && momentum < 1))
@@ -207,14 +242,14 @@ export function batchNorm(channels: number, options: BatchNormOptions = {}): Lay
       given: momentum,
       hint: "It is the share that is kept: 1 minus PyTorch's momentum",
     })
-  const gamma = affine ? variable([channels], ones) : undefined
+  const gamma = affine && scaled ? variable([channels], ones) : undefined
   const beta = affine ? variable([channels], zeros) : undefined
   const movingMean = runningStatistics ? variable([channels], zeros, false) : undefined
   const movingVariance = runningStatistics ? variable([channels], ones, false) : undefined
   return layer('batchNorm', { variables: { gamma, beta, movingMean, movingVariance } }, (x) => {
     const { training, averages } = currentTrace()
     const [scale, shift] = [gamma ? read(gamma) : null, beta ? read(beta) : null]
-    const frozen = gamma !== undefined && !gamma.trainable && !beta!.trainable
+    const frozen = beta !== undefined && !beta.trainable && !gamma?.trainable
     if (movingMean && movingVariance && (!training || frozen)) {
       const coefficients = emitAll(opDefinition('batchNormCoefficients'), [read(movingMean), read(movingVariance), scale, shift], {
         epsilon,

@@ -1,6 +1,7 @@
 /** All ops: importing this file registers every definition; the public functions are re-exported from here. */
 
 import './batchNorm.js'
+import './optimizerUpdate.js'
 import './packFilter.js'
 import './scaleShift.js'
 import './update.js'

@@ -24,7 +24,7 @@ function inferScalar(op: string, inputs: readonly (TensorType | null)[]): Tensor
 }
 
 /** Checks that an attribute has one number per group. */
-function checkPerGroup(op: string, name: string, value: unknown, groups: number): void {
+export function checkPerGroup(op: string, name: string, value: unknown, groups: number): void {
   if (!Array.isArray(value) || value.length !== groups)
     throw new SepconvError('ERR_ARGUMENT', `${op}: ${name} must hold ${groups} numbers, got ${JSON.stringify(value)}`, {
       subject: name,
@@ -56,7 +56,7 @@ export const globalNormDefinition = defineOp({
 })
 
 /** Checks `scalars` leading scalars and groups of `size` tensors of one type; returns the groups. */
-function groupsOf(op: string, inputs: readonly (TensorType | null)[], scalars: number, size: number): TensorType[][] {
+export function groupsOf(op: string, inputs: readonly (TensorType | null)[], scalars: number, size: number): TensorType[][] {
   for (let i = 0; i < scalars; i++)
     if (!sameType(required(op, inputs, i, `scalar ${i}`), SCALAR))
       throw new SepconvError('ERR_SHAPE', `${op}: input ${i} must be a float32 scalar, got ${formatType(inputs[i]!)}`, { subject: op })
@@ -73,33 +73,6 @@ function groupsOf(op: string, inputs: readonly (TensorType | null)[], scalars: n
     return group
   })
 }
-
-export const sgdUpdateDefinition = defineOp({
-  name: 'sgdUpdate',
-  inputs: ['rate', 'flag', 'scale', '...parameterVelocityGradient'],
-  outputs: ['...parameterVelocity'],
-  infer(inputs, attributes) {
-    const groups = groupsOf('sgdUpdate', inputs, 3, 3)
-    checkPerGroup('sgdUpdate', 'weightDecay', attributes.weightDecay, groups.length)
-    return groups.flatMap(([parameter, velocity]) => [parameter!, velocity!])
-  },
-  reference({ inputs, outputs, attributes }) {
-    const [rate, flag, scale] = [0, 1, 2].map((i) => tensorAt(inputs, i).data[0]!) as [number, number, number]
-    const momentum = attributes.momentum as number
-    const decays = attributes.weightDecay as readonly number[]
-    for (const [group, decay] of decays.entries()) {
-      const [p, v, g] = [0, 1, 2].map((i) => tensorAt(inputs, 3 + group * 3 + i).data)
-      const [newP, newV] = [outputs[2 * group]!.data, outputs[2 * group + 1]!.data]
-      for (let i = 0; i < newP.length; i++) {
-        const gradient = g![i]! * scale + decay * p![i]!
-        const velocity = momentum * v![i]! + gradient
-        const step = attributes.nesterov ? gradient + momentum * velocity : velocity
-        newV[i] = flag === 0 ? v![i]! : velocity
-        newP[i] = flag === 0 ? p![i]! : p![i]! - rate * step
-      }
-    }
-  },
-})
 
 export const averageUpdateDefinition = defineOp({
   name: 'averageUpdate',

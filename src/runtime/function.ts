@@ -8,7 +8,7 @@ import { type Compiled, compileGraph } from '../graph/compile.js'
 import { differentiate } from '../graph/differentiate.js'
 import type { Graph, Value } from '../graph/graph.js'
 import { opDefinition } from '../graph/op.js'
-import { emit, emitAll, type Lifted, registerEager, trace, type TraceContext } from '../graph/trace.js'
+import { emit, type Lifted, registerEager, trace, type TraceContext } from '../graph/trace.js'
 import { independentSamples, samplesAtOnce } from '../graph/samples.js'
 import { formatType, sameShape, type TensorType } from '../graph/types.js'
 import type { Variable } from '../graph/variable.js'
@@ -17,8 +17,10 @@ import { type DeviceName, openDevice } from './device.js'
 import { Executable } from './executable.js'
 import type { Executor, RunOptions } from './executor.js'
 import type { Program } from './program.js'
+import { releaseState } from './state.js'
 import { flatten, formOf, isTensorLeaf, isValue, type Structure, unflatten } from './structure.js'
 import { type Tensor, upload } from './tensor.js'
+import { accumulate, gradientScale, meanOf, runningValues, updateAverages, updateWeightAverage } from './update.js'
 
 /** How an optimizer changes parameters; see src/train/optimizer.ts for the ones that ship. */
 export interface Optimizer {
@@ -65,7 +67,7 @@ export interface CompileOptions {
   substitute?: (variable: Variable) => Variable
 }
 
-const COMPILE_OPTIONS = ['device', 'memoryLimit', 'optimise', 'training', 'substitute', 'train', 'average', 'clipNorm']
+const COMPILE_OPTIONS = ['device', 'memoryLimit', 'optimise', 'training', 'substitute', 'train', 'average', 'clipNorm', 'accumulate']
 
 /** Options of {@link compile} that make a training step. */
 export interface TrainOptions extends CompileOptions {
@@ -75,6 +77,8 @@ export interface TrainOptions extends CompileOptions {
   average?: WeightAverage
   /** Gradients are scaled down so that their global norm is at most this. Default: no limit. */
   clipNorm?: number
+  /** Runs per update: gradients are averaged over so many runs, the last of which updates the parameters. Default 1. */
+  accumulate?: number
 }
 
 /** What changes from step to step without a new program. */
@@ -85,6 +89,8 @@ export interface StepOptions extends RunOptions {
   sample?: number
   /** Decay of the weight average at this step. Default 0.999. */
   decay?: number
+  /** Which of the `accumulate` runs this is, from 0. Default: counts up by itself. */
+  part?: number
 }
 
 /** A compiled function of tensors; one program per signature of its arguments. */
@@ -264,9 +270,19 @@ function compiledFunction(fn: (...args: never[]) => Structure, options: CompileO
 
 function trainStep(fn: (batch: never) => Structure, options: CompileOptions & Partial<TrainOptions>): TrainStep<unknown, unknown> {
   const optimizer = options.train!
-  let parameters: readonly Variable[] = []
+  const partCount = options.accumulate ?? 1
+  if (!Number.isInteger(partCount) || partCount < 1)
+    throw new SepconvError('ERR_ARGUMENT', `compile: accumulate must be a whole number of at least 1, got ${partCount}`, {
+      subject: 'accumulate',
+      given: partCount,
+    })
+  let trainable: readonly Variable[] = []
+  const means = new Map<Variable, Variable>()
   const specializer = new Specializer({ training: true, ...options }, (graph, context, [batch]) => {
-    const { user, rate, decay, sample } = batch as { user: never; rate: Value; decay: Value; sample: Value }
+    const { user, rate, decay, sample, part, apply } = batch as { user: never } & Record<
+      'rate' | 'decay' | 'sample' | 'part' | 'apply',
+      Value
+    >
     Object.assign(context, { counter: sample })
     const result = fn(user)
     const outputs = (isValue(result) ? { loss: result } : { ...result }) as Record<string, Structure>
@@ -282,14 +298,17 @@ function trainStep(fn: (batch: never) => Structure, options: CompileOptions & Pa
       throw new SepconvError('ERR_ARGUMENT', 'compile: the loss depends on no trainable variable', {
         hint: 'Call at least one layer, and freeze not everything',
       })
-    parameters = pairs.map(({ variable }) => variable)
+    trainable = pairs.map(({ variable }) => variable)
     const flag = emit(opDefinition('allFinite'), [loss, ...pairs.map(({ gradient }) => gradient)])
-    const updated = optimizer.update({ graph, rate, flag, scale: gradientScale(graph, pairs, options.clipNorm), parameters: pairs })
     updateAverages(graph, flag, context.averages)
-    if (options.average) updateWeightAverage(graph, flag, decay, options.average, [...updated, ...runningValues(graph, context)])
+    const { gradients: parameters, flag: due } =
+      partCount > 1 ? accumulate(graph, flag, part, apply, pairs, means) : { gradients: pairs, flag }
+    const updated = optimizer.update({ graph, rate, flag: due, scale: gradientScale(graph, parameters, options.clipNorm), parameters })
+    if (options.average) updateWeightAverage(graph, due, decay, options.average, [...updated, ...runningValues(graph, context)])
     return { ...outputs, loss, finite: flag }
   })
   let samples = 0
+  let runs = 0
   const inputs = (batch: unknown, step: StepOptions) => {
     const { executor } = specializer
     const count = flatten(batch, isTensorLeaf)[0]?.leaf.shape[0] ?? 1
@@ -297,19 +316,21 @@ function trainStep(fn: (batch: never) => Structure, options: CompileOptions & Pa
     samples = sample + count
     const scalar = (x: number) => upload(executor, { shape: [], dtype: 'float32' }, Float32Array.of(x))
     const words = Int32Array.of(sample | 0, Math.floor(sample / 2 ** 32))
+    const at = step.part ?? runs++ % partCount
     return {
       user: batch,
       rate: scalar(step.rate ?? optimizer.rate),
       decay: scalar(step.decay ?? 0.999),
       sample: upload(executor, { shape: [2], dtype: 'int32' }, words),
+      ...(partCount > 1 && { part: scalar(at / (at + 1)), apply: scalar(at === partCount - 1 ? 1 : 0) }),
     }
   }
   return {
     get parameters() {
-      return parameters
+      return trainable
     },
     async run(batch, step = {}) {
-      checkOptions('step.run', step, ['rate', 'sample', 'decay', 'signal'])
+      checkOptions('step.run', step, ['rate', 'sample', 'decay', 'part', 'signal'])
       for (const [name, value] of Object.entries({ rate: step.rate, decay: step.decay, sample: step.sample }))
         if (value !== undefined && !Number.isFinite(value))
           throw new SepconvError('ERR_ARGUMENT', `step.run: ${name} must be a finite number, got ${value}`, { subject: name, given: value })
@@ -322,61 +343,15 @@ function trainStep(fn: (batch: never) => Structure, options: CompileOptions & Pa
         )
         return specializer.structure(executable, outputs) as { loss: Tensor; finite: Tensor }
       } finally {
-        for (const scalar of [args.rate, args.decay, args.sample]) scalar.dispose()
+        for (const tensor of [args.rate, args.decay, args.sample, args.part, args.apply]) tensor?.dispose()
       }
     },
-    executable: (batch) => specializer.specialize([inputs(batch, { sample: 0 })]),
-    dispose: () => specializer.cache.clear(),
+    executable: (batch) => specializer.specialize([inputs(batch, { sample: 0, part: 0 })]),
+    dispose() {
+      specializer.cache.clear()
+      for (const mean of means.values()) releaseState(mean)
+    },
   }
-}
-
-function meanOf(loss: Structure | undefined): Value {
-  if (!isValue(loss))
-    throw new SepconvError('ERR_ARGUMENT', 'compile: a training function must return its loss, alone or as { loss, … }', {
-      subject: 'loss',
-    })
-  return loss.shape.length === 0
-    ? loss
-    : emit(opDefinition('reduce'), [loss], { function: 'mean', axes: loss.shape.map((_, i) => i), keepDims: false })
-}
-
-/** 1, or clipNorm / norm where the global norm of the gradients exceeds it. */
-function gradientScale(graph: Graph, pairs: readonly ParameterGradient[], clipNorm: number | undefined): Value {
-  const constant = (x: number) => graph.constant({ shape: [], dtype: 'float32' }, Float32Array.of(x))
-  if (clipNorm === undefined) return constant(1)
-  const norm = emit(
-    opDefinition('globalNorm'),
-    pairs.map(({ gradient }) => gradient),
-  )
-  const binary = (name: string, a: Value, b: Value) => emit(opDefinition('binary'), [a, b], { function: name })
-  return binary('divide', constant(clipNorm), binary('maximum', norm, constant(clipNorm)))
-}
-
-/** Running statistics of layers: all that share a momentum in one call. */
-function updateAverages(graph: Graph, flag: Value, averages: TraceContext['averages']): void {
-  for (const momentum of new Set(averages.map((entry) => entry.momentum))) {
-    const group = averages.filter((entry) => entry.momentum === momentum)
-    const decay = graph.constant({ shape: [], dtype: 'float32' }, Float32Array.of(momentum))
-    const outputs = emitAll(
-      opDefinition('averageUpdate'),
-      [decay, flag, ...group.flatMap(({ variable, value }) => [graph.state(variable), value])],
-      { factor: group.map(({ factor }) => factor) },
-    )
-    group.forEach(({ variable }, i) => graph.update(variable, outputs[i]!))
-  }
-}
-
-const runningValues = (graph: Graph, { averages }: TraceContext): ParameterValue[] =>
-  averages.map(({ variable }) => ({ variable, value: graph.updates.find((update) => update.variable === variable)!.value }))
-
-function updateWeightAverage(graph: Graph, flag: Value, decay: Value, average: WeightAverage, values: readonly ParameterValue[]): void {
-  const averaged = values.map(({ variable }) => average.variable(variable))
-  const outputs = emitAll(
-    opDefinition('averageUpdate'),
-    [decay, flag, ...values.flatMap(({ value }, i) => [graph.state(averaged[i]!), value])],
-    { factor: values.map(() => 1) },
-  )
-  averaged.forEach((variable, i) => graph.update(variable, outputs[i]!))
 }
 
 /** Options of {@link valueAndGrad}. */

@@ -82,6 +82,8 @@ export interface NativeAddon {
   readonly version: string
   executors(): NativeExecutorInfo[]
   openExecutor(name: string, options?: { threads?: number; isa?: string }): NativeExecutor
+  /** A file's bytes over a private mapping: pages come when they are touched. Must not be cut shorter meanwhile. */
+  mapFile(path: string): ArrayBuffer
   /** Float32 operations per second of the host's vectors, in 10⁹ (two per multiply-add); takes some 30 ms. */
   peakGflops(isa: string, threads: number): number
   /** Bytes read and written per second, in 10⁹, by copies of this footprint (source and target together). */

@@ -4,10 +4,12 @@
  *     last.safetensors   everything the next step depends on, in one file that is replaced atomically; position in its metadata
  *     best.safetensors   the weights (averaged, where an average is kept) with the best validation score, for prediction
  *     state.json         the position and the scores, for reading
+ *     predictions.json   what these weights make of each held-out picture
  *     log.jsonl          one event per line
+ *     events.out.…       the same for TensorBoard
  */
 
-import { mkdir, readFile, rm } from 'node:fs/promises'
+import { mkdir, readdir, readFile, rm } from 'node:fs/promises'
 import { existsSync } from 'node:fs'
 import { join } from 'node:path'
 import { SepconvError } from '../errors.js'
@@ -15,6 +17,7 @@ import { fileError, writeAtomic } from '../files.js'
 import { elements, sameShape } from '../graph/types.js'
 import type { Variable } from '../graph/variable.js'
 import { type Model, readMetadata } from '../models/model.js'
+import type { Best } from './events.js'
 import { readState, writeState } from '../runtime/state.js'
 import { SafetensorsFile, writeSafetensors } from '../weights/safetensors.js'
 
@@ -29,11 +32,12 @@ export interface TrainingState {
   readonly epochCorrect: number
   readonly epochImages: number
   /** Best validation score so far, and its epoch. */
-  readonly best: { readonly top1: number; readonly epoch: number } | null
+  readonly best: Best | null
 }
 
 export const LAST = 'last.safetensors'
 export const BEST = 'best.safetensors'
+export const PREDICTIONS = 'predictions.json'
 const CONFIG = 'config.json'
 
 /** Names in `last.safetensors`: the model's own, and training's under `train.`. */
@@ -117,7 +121,8 @@ export async function openRun(folder: string, config: RunConfig, resume: boolean
     })
   try {
     await mkdir(folder, { recursive: true })
-    await rm(join(folder, 'log.jsonl'), { force: true })
+    for (const file of await readdir(folder))
+      if (file === 'log.jsonl' || file.startsWith('events.out.tfevents.')) await rm(join(folder, file), { force: true })
   } catch (error) {
     throw fileError(error, folder, 'write')
   }

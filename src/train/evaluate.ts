@@ -5,7 +5,8 @@ import type { Sample } from '../data/folder.js'
 import { checkOptions, SepconvError } from '../errors.js'
 import type { Variable } from '../graph/variable.js'
 import type { Value } from '../graph/graph.js'
-import { type Classification, ClassificationMeter } from '../metrics.js'
+import { type MeanAveragePrecision, MeanAveragePrecisionMeter, type MeanAveragePrecisionOptions } from '../meanAveragePrecision.js'
+import { type Classification, ClassificationMeter, MultiLabelMeter } from '../metrics.js'
 import type { Model } from '../models/model.js'
 import { type CompiledFunction, compile } from '../runtime/function.js'
 import { type Tensor, upload } from '../runtime/tensor.js'
@@ -18,6 +19,10 @@ export interface EvaluateOptions {
   size?: number
   /** Pictures that cannot be read end the evaluation instead of being counted. Default false. */
   strict?: boolean
+  /** Also scores by MAP (see {@link MeanAveragePrecisionOptions}). Default: where pictures have several labels. */
+  map?: MeanAveragePrecisionOptions | boolean
+  /** Called for every picture that was scored. */
+  onScored?: (scored: Scored) => void
   /** Most bytes of decoded pictures to keep between evaluations. Default: the loader's. */
   cacheBytes?: number
   signal?: AbortSignal
@@ -25,7 +30,17 @@ export interface EvaluateOptions {
   onProgress?: (progress: { readonly done: number; readonly total: number }) => void
 }
 
+/** The outcome for one picture. */
+export interface Scored {
+  readonly sample: Sample
+  /** The class with the highest logit, and its softmax probability (with several labels per picture: its sigmoid). */
+  readonly predicted: number
+  readonly confidence: number
+}
+
 export interface Evaluation extends Classification {
+  /** Where it was asked for, or pictures have several labels. */
+  readonly map?: MeanAveragePrecision
   /** Pictures that could not be read: name to reason. */
   readonly skipped: ReadonlyMap<string, string>
 }
@@ -34,7 +49,9 @@ export interface Evaluation extends Classification {
 export class Evaluator {
   readonly #logits: CompiledFunction<[Tensor], Tensor>
   #loader:
-    | (AsyncIterable<{ images: Uint8Array; labels: Int32Array; count: number }> & { readonly statistics: LoaderStatistics })
+    | (AsyncIterable<{ images: Uint8Array; labels: Int32Array; indices: Int32Array; count: number }> & {
+        readonly statistics: LoaderStatistics
+      })
     | undefined
 
   /** @param substitute reads another variable in place of one, such as its average. */
@@ -44,20 +61,21 @@ export class Evaluator {
     private readonly options: EvaluateOptions = {},
     substitute?: (variable: Variable) => Variable,
   ) {
-    checkOptions('evaluate', options, ['batch', 'size', 'strict', 'cacheBytes', 'signal', 'onProgress'])
+    checkOptions('evaluate', options, ['batch', 'size', 'strict', 'map', 'onScored', 'cacheBytes', 'signal', 'onProgress'])
     this.#logits = compile((x: Value) => model(x), { device: model.device, ...(substitute && { substitute }) })
   }
 
   async run(): Promise<Evaluation> {
     const { model, samples } = this
-    const { batch = 32, size = model.config.preprocessing.size, strict = false, cacheBytes, signal, onProgress } = this.options
+    const { batch = 32, size = model.config.preprocessing.size, strict = false, cacheBytes, signal, onProgress, onScored } = this.options
     if (samples.length === 0) throw new SepconvError('ERR_DATA', 'evaluate: there are no pictures', { subject: 'samples' })
-    const outside = samples.find(({ label }) => label >= model.network.classes)
+    const several = samples.some(({ labels }) => labels !== undefined)
+    const outside = samples.find(({ label, labels }) => Math.max(label, ...(labels ?? [])) >= model.network.classes)
     if (outside)
       throw new SepconvError(
         'ERR_DATA',
-        `evaluate: '${outside.name}' has class ${outside.label}, the model knows ${model.network.classes} classes`,
-        { subject: outside.name, expected: model.network.classes, given: outside.label },
+        `evaluate: '${outside.name}' has class ${Math.max(outside.label, ...(outside.labels ?? []))}, the model knows ${model.network.classes} classes`,
+        { subject: outside.name, expected: model.network.classes, given: outside.labels ?? outside.label },
       )
     const rows = Math.min(batch, samples.length)
     if (!this.#loader) {
@@ -72,23 +90,52 @@ export class Evaluator {
       }
       this.#loader = new ImageLoader(samples, options)
     }
-    const meter = new ClassificationMeter()
+    const meter = several ? new MultiLabelMeter() : new ClassificationMeter()
+    const map = this.options.map ?? several
+    const ranking = map && new MeanAveragePrecisionMeter(model.network.classes, map === true ? {} : map)
     let done = 0
-    for await (const { images, labels, count } of this.#loader) {
+    for await (const { images, labels, indices, count } of this.#loader) {
       signal?.throwIfAborted()
       const input = upload(model.executor, { shape: [rows, size, size, model.network.inputChannels], dtype: 'uint8' }, images)
       const logits = await this.#logits.run(input)
-      meter.add((await logits.data()) as Float32Array, labels)
+      const scores = (await logits.data()) as Float32Array
+      const sets = several || ranking ? labelSets(samples, labels, indices) : []
+      if (meter instanceof MultiLabelMeter) meter.add(scores, sets)
+      else meter.add(scores, labels)
+      if (ranking) ranking.add(scores, sets)
+      if (onScored) report(scores, indices, samples, several, onScored)
       input.dispose()
       logits.dispose()
       done += count
       onProgress?.({ done, total: samples.length })
     }
-    return { ...meter.result(), skipped: this.#loader.statistics.skipped }
+    return { ...meter.result(), ...(ranking && { map: ranking.result() }), skipped: this.#loader.statistics.skipped }
   }
 
   dispose(): void {
     this.#logits.dispose()
+  }
+}
+
+/** The labels of each row; `null` for rows without a picture. */
+const labelSets = (samples: readonly Sample[], labels: Int32Array, indices: Int32Array): (readonly number[] | null)[] =>
+  Array.from(indices, (index, row) => (index < 0 ? null : (samples[index]!.labels ?? [labels[row]!])))
+
+function report(
+  scores: Float32Array,
+  indices: Int32Array,
+  samples: readonly Sample[],
+  several: boolean,
+  onScored: (scored: Scored) => void,
+): void {
+  const classes = scores.length / indices.length
+  for (const [row, index] of indices.entries()) {
+    if (index < 0) continue
+    const own = scores.subarray(row * classes, (row + 1) * classes)
+    const predicted = own.reduce((best, score, c) => (score > own[best]! ? c : best), 0)
+    const top = own[predicted]!
+    const confidence = several ? 1 / (1 + Math.exp(-top)) : 1 / own.reduce((sum, score) => sum + Math.exp(score - top), 0)
+    onScored({ sample: samples[index]!, predicted, confidence })
   }
 }
 

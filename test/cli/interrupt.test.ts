@@ -1,30 +1,19 @@
 /** Ctrl-C in a process of its own: the step is finished and saved, the command to go on is printed, and it does go on. */
 
-import { execFileSync, spawn } from 'node:child_process'
-import { existsSync, readdirSync, statSync } from 'node:fs'
+import { spawn } from 'node:child_process'
 import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { fileURLToPath } from 'node:url'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { writeShapes } from '../../src/data/shapes.js'
+import { builtCli } from './built.js'
 import { TINY } from './run.js'
 
-const root = fileURLToPath(new URL('../../', import.meta.url))
-const bin = join(root, 'dist/cli/main.js')
+let bin: string
 let folder: string
 
 beforeAll(async () => {
-  const newest = Math.max(
-    ...readdirSync(join(root, 'src'), { recursive: true }).map((name) => statSync(join(root, 'src', String(name))).mtimeMs),
-  )
-  // Type errors are the type check's business; the JavaScript is written in any case.
-  if (!existsSync(bin) || statSync(bin).mtimeMs < newest)
-    try {
-      execFileSync(process.execPath, [join(root, 'node_modules/typescript/bin/tsc'), '-p', join(root, 'tsconfig.json')], {
-        stdio: 'ignore',
-      })
-    } catch {}
+  bin = builtCli()
   folder = await mkdtemp(join(tmpdir(), 'sepconv-interrupt-'))
   await writeShapes(join(folder, 'shapes'), { train: 16, validation: 8, size: 71 })
 }, 120_000)

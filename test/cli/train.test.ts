@@ -51,6 +51,30 @@ describe('train', () => {
     expect(events[0]).toMatchObject({ steps: 4, epochs: 2, images: 16, validationImages: 11, classes: 8 })
   })
 
+  test.each(['paper-imagenet', 'paper-jft', 'slim-inception', 'modern'])('--recipe %s, in reduced form', async (recipe) => {
+    const out = join(folder, recipe)
+    const run = await sepconv('train', pictures, '--out', out, ...TINY, '--recipe', recipe, '--epochs', '1', '--batch', '8', '--json')
+    expect(run.status, run.stderr).toBe(0)
+    const config = JSON.parse(await readFile(join(out, 'config.json'), 'utf8')) as {
+      model: { options: object }
+      settings: { rate: number }
+    }
+    const [dropout, rate] = {
+      'paper-imagenet': [0.5, 0.045 / 4],
+      'paper-jft': [undefined, 0.00025],
+      'slim-inception': [0.2, 0.045 / 4],
+      modern: [undefined, 0.002 / 32],
+    }[recipe]!
+    expect((config.model.options as { dropout?: number }).dropout).toBe(dropout)
+    expect(config.settings.rate).toBeCloseTo(rate!, 12)
+  })
+
+  test('an unknown recipe is refused with the nearest one', async () => {
+    const { status, stderr } = await sepconv('train', pictures, '--recipe', 'slim-inceptoin')
+    expect(status).toBe(1)
+    expect(stderr).toContain("Did you mean 'slim-inception'?")
+  })
+
   test('a second run does not overwrite the first', async () => {
     const { status, stderr } = await sepconv('train', pictures, '--out', join(folder, 'run'), ...TINY, '--batch', '8')
     expect(status).toBe(1)

@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest'
-import { expectClose, filled, generator, runOp, uniform } from '../helpers.js'
+import { filled, runOp } from '../helpers.js'
 
 const scalar = (x: number) => filled([], [x])
 
@@ -24,45 +24,6 @@ describe('globalNorm', () => {
   })
   it('takes float32 only', () => {
     expect(() => runOp('globalNorm', [filled([2], [1, 2], 'int32')])).toThrowError(/globalNorm: input 0 must be float32, got int32\[2\]/)
-  })
-})
-
-describe('sgdUpdate', () => {
-  const random = generator(1)
-  const shapes = [[2, 3], [4]]
-  const groups = shapes.map((shape) => [uniform(random, shape), uniform(random, shape), uniform(random, shape)])
-  const update = (flag: number, nesterov: boolean) =>
-    runOp('sgdUpdate', [scalar(0.1), scalar(flag), scalar(0.5), ...groups.flat()], { momentum: 0.9, nesterov, weightDecay: [0.01, 0] })
-  it.each([false, true])('steps along the velocity, nesterov %s', (nesterov) => {
-    const outputs = update(1, nesterov)
-    groups.forEach(([p, v, g], k) => {
-      const decay = k === 0 ? 0.01 : 0
-      const gradient = Array.from(p!.data, (w, i) => g!.data[i]! * 0.5 + decay * w)
-      const velocity = gradient.map((step, i) => 0.9 * v!.data[i]! + step)
-      expectClose(outputs[2 * k + 1]!.data, velocity)
-      expectClose(
-        outputs[2 * k]!.data,
-        velocity.map((step, i) => p!.data[i]! - 0.1 * (nesterov ? gradient[i]! + 0.9 * step : step)),
-      )
-    })
-  })
-  it('changes nothing where the flag is 0', () => {
-    const outputs = update(0, false)
-    groups.forEach(([p, v], k) => {
-      expect([...outputs[2 * k]!.data]).toEqual([...Array.from(p!.data)])
-      expect([...outputs[2 * k + 1]!.data]).toEqual([...Array.from(v!.data)])
-    })
-  })
-  it('explains what does not fit', () => {
-    const call =
-      (inputs: ReturnType<typeof scalar>[], weightDecay = [0]) =>
-      () =>
-        runOp('sgdUpdate', [scalar(1), scalar(1), scalar(1), ...inputs], { momentum: 0, weightDecay })
-    const three = filled([3], [1, 2, 3])
-    expect(call([three, three, filled([2], [1, 2])])).toThrowError(
-      /group 0 must be float32 tensors of one shape, got float32\[3\], float32\[3\], float32\[2\]/,
-    )
-    expect(call([three, three, three], [0, 0])).toThrowError(/weightDecay must hold 1 numbers, got \[0,0\]/)
   })
 })
 

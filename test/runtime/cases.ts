@@ -90,6 +90,8 @@ const packed = (filter: HostTensor, panel: number): HostTensor =>
   reference({ kernel: 'packFilter', inputs: [filter], attributes: { panel } })[0]!
 const flat = ({ shape, data }: HostTensor): HostTensor => ({ shape: [data.length / shape.at(-1)!, shape.at(-1)!], data })
 
+const scalar = (x: number): HostTensor => ({ shape: [], data: Float32Array.of(x) })
+
 /** One maker per kernel; `panel` is the executor's. */
 export const makers = (panel: number): Readonly<Record<string, Maker>> => ({
   conv2d(c) {
@@ -432,15 +434,35 @@ export const makers = (panel: number): Readonly<Record<string, Maker>> => ({
   globalNorm: (c) => ({ inputs: [c.float(c.whole(1, 300)), c.float(3, 5)], attributes: {} }),
   sgdUpdate(c) {
     const [a, b] = [c.whole(1, 300), c.whole(1, 40)]
-    const scalar = (x: number): HostTensor => ({ shape: [], data: Float32Array.of(x) })
     return {
       inputs: [scalar(0.1), scalar(c.whole(0, 1)), scalar(0.5), c.float(a), c.float(a), c.float(a), c.float(b), c.float(b), c.float(b)],
       attributes: { momentum: 0.9, nesterov: c.pick(true, false), weightDecay: [0.01, 0] },
     }
   },
+  rmspropUpdate(c) {
+    const [a, b] = [c.whole(1, 300), c.whole(1, 40)]
+    const group = (n: number) => [c.float(n), c.positive(n), c.float(n), c.float(n)]
+    return {
+      inputs: [scalar(0.1), scalar(c.whole(0, 1)), scalar(0.5), ...group(a), ...group(b)],
+      attributes: {
+        decay: c.pick(0.9, 0.99),
+        momentum: c.pick(0, 0.9),
+        epsilon: c.pick(1, 1e-3),
+        form: c.pick('tensorflow', 'pytorch', 'keras'),
+        weightDecay: [0.01, 0],
+      },
+    }
+  },
+  adamUpdate(c) {
+    const [a, b] = [c.pick(c.whole(1, 300), 20_000), c.whole(1, 40)]
+    const group = (n: number) => [c.float(n), c.float(n), c.positive(n), c.float(n)]
+    return {
+      inputs: [scalar(0.1), scalar(c.pick(0, 1, 1)), scalar(0.5), scalar(c.pick(0, 1, 7, 100_000)), ...group(a), ...group(b)],
+      attributes: { beta1: 0.9, beta2: c.pick(0.99, 0.999), epsilon: 1e-6, weightDecay: [0.02, 0], trust: [c.whole(0, 1), c.whole(0, 1)] },
+    }
+  },
   averageUpdate(c) {
     const [a, b] = [c.whole(1, 300), c.whole(1, 40)]
-    const scalar = (x: number): HostTensor => ({ shape: [], data: Float32Array.of(x) })
     return {
       inputs: [scalar(0.99), scalar(c.whole(0, 1)), c.float(a), c.float(a), c.float(b), c.float(b)],
       attributes: { factor: [1, 1.5] },

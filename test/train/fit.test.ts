@@ -3,10 +3,11 @@ import { mkdtemp, readFile, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
-import { imageFolder, type Dataset, fit, type FitEvent, type FitOptions, loadModel, xception } from '../../src/index.js'
+import { dataset, imageFolder, type Dataset, fit, type FitEvent, type FitOptions, loadModel, xception } from '../../src/index.js'
 import { writeShapes } from '../../src/data/shapes.js'
+import { multiply, softmaxCrossEntropy } from '../../src/ops/index.js'
 import { readState } from '../../src/runtime/state.js'
-import { rateAt } from '../../src/train/schedule.js'
+import { recipeNames } from '../../src/train/recipe.js'
 
 let folder: string
 let data: Dataset
@@ -82,6 +83,20 @@ describe('fit', () => {
     })
   }, 240_000)
 
+  it('does not go on with other data, another model or another recipe, and names what differs', async () => {
+    const out = join(folder, 'other')
+    const stop = (event: FitEvent, run: { stop(): void }) => void (event.type === 'step' && run.stop())
+    await train({ out, recipe: 'modern', batch: 8, callbacks: [stop] })
+    const refused = (options: Partial<FitOptions>, difference: RegExp) =>
+      expect(train({ out, resume: true, recipe: 'modern', batch: 8, ...options })).rejects.toThrowError(difference)
+    await refused({ recipe: 'slim-inception' }, /settings\.optimizer\.kind was "lamb", is "rmsprop"/)
+    await refused({ data: { ...data, train: data.train.slice(1) } }, /data\.train was 40, is 39; data\.fingerprint was/)
+    const renamed = data.train.map((sample, i) => (i === 3 ? { ...sample, label: (sample.label + 1) % 8 } : sample))
+    await refused({ data: { ...data, train: renamed } }, /data\.fingerprint was/)
+    const model = xception({ classes: 8, inputSize: 71, width: 0.04, middleRepeats: 1, dropout: 0.1 })
+    await refused({ model }, /model\.options\.dropout was 0\.3, is 0\.1/)
+  }, 60_000)
+
   it('stops when the loss is not finite, leaving weights and checkpoint as they were', async () => {
     const out = join(folder, 'diverged')
     await expect(train({ out, rate: 1e30, schedule: { kind: 'constant' }, average: 'none' })).rejects.toMatchObject({
@@ -91,28 +106,93 @@ describe('fit', () => {
     expect(existsSync(join(out, 'config.json'))).toBe(true)
   }, 120_000)
 
+  it('cuts batches into parts, stops early, keeps snapshots, calls back', async () => {
+    const out = join(folder, 'more')
+    const seen: string[] = []
+    const { events } = await train({
+      ...{ out, epochs: 6, accumulate: 2, patience: 1, snapshots: 1, rate: 1e-9, average: 'none' },
+      callbacks: [({ type }) => void seen.push(type)],
+    })
+    expect(events.at(-1)).toMatchObject({ type: 'done', early: true, best: { metric: 'top1', epoch: 1 } })
+    expect(events.filter(({ type }) => type === 'epoch')).toHaveLength(2)
+    expect(existsSync(join(out, 'epoch-0002.safetensors'))).toBe(true)
+    expect(seen).toEqual(events.map(({ type }) => type))
+    // A resumed run knows that it had ended.
+    const again = await train({
+      ...{ out, epochs: 6, accumulate: 2, patience: 1, snapshots: 1, rate: 1e-9, average: 'none' },
+      resume: true,
+    })
+    expect(again.events.map(({ type }) => type)).toEqual(['start', 'done'])
+  }, 120_000)
+
+  it('stops where a callback says so, and goes on with another optimizer’s state', async () => {
+    for (const optimizer of [
+      { kind: 'rmsprop', momentum: 0.9 },
+      { kind: 'lamb', weightDecay: 0.02 },
+    ] as const) {
+      const settings: Partial<FitOptions> = {
+        optimizer,
+        rate: 1e-3,
+        average: 'polyak',
+        epochs: 1,
+        mix: { mixup: 0.2, cutmix: 1 },
+        loss: 'sigmoid',
+      }
+      const whole = await train(settings)
+      const out = join(folder, `stopped-${optimizer.kind}`)
+      const stop = await train({
+        ...settings,
+        out,
+        callbacks: [(event, run) => void (event.type === 'step' && event.step === 2 && run.stop())],
+      })
+      expect(stop.events.at(-1)).toMatchObject({ type: 'stopped', step: 2 })
+      expect((await train({ ...settings, out, resume: true })).weights).toEqual(whole.weights)
+    }
+  }, 120_000)
+
+  it.each(recipeNames())(
+    'runs %s in reduced form',
+    async (recipe) => {
+      const { events } = await train({ recipe, epochs: 1, batch: 8, rate: undefined, seed: undefined })
+      const done = events.at(-1)!
+      expect(done.type).toBe('done')
+      const [step] = events.filter((event) => event.type === 'step')
+      expect(step!.loss).toBeLessThan(4)
+    },
+    120_000,
+  )
+
+  it('a loss, a schedule and data of one’s own', async () => {
+    const pixels = (value: number) => ({ data: new Uint8Array(71 * 71 * 3).fill(value), width: 71, height: 71 })
+    const grey = dataset({
+      classes: data.classes,
+      train: 16,
+      validation: 8,
+      label: (i) => i % 8,
+      load: (i) => pixels(20 + 30 * (i % 8)),
+    })
+    const rates: number[] = []
+    const { events } = await train({
+      ...{ data: grey, epochs: 1, augment: false },
+      loss: (logits, targets) => multiply(softmaxCrossEntropy(logits, targets), 2),
+      schedule: ({ step }) => 0.01 / (step + 1),
+      callbacks: [(event) => void (event.type === 'step' && rates.push(event.rate))],
+    })
+    expect(rates).toEqual([0.01, 0.005])
+    expect(events.find((event) => event.type === 'step')!.loss).toBeGreaterThan(2)
+    await expect(train({ schedule: ({ step }) => 1 - step })).rejects.toMatchObject({ subject: 'rate of step 3' })
+  }, 60_000)
+
   it('refuses bad settings by name', async () => {
     await expect(train({ batch: 1000 })).rejects.toMatchObject({ code: 'ERR_DATA' })
     await expect(train({ rate: Number.NaN })).rejects.toMatchObject({ code: 'ERR_ARGUMENT', subject: 'rate' })
     await expect(train({ epoch: 3 } as never)).rejects.toMatchObject({ message: expect.stringContaining("Did you mean 'epochs'") })
+    await expect(train({ accumulate: 3 })).rejects.toMatchObject({ subject: 'accumulate' })
+    await expect(train({ precision: 'bfloat16' })).rejects.toMatchObject({ code: 'ERR_DEVICE' })
+    await expect(train({ metric: 'map' })).rejects.toMatchObject({ subject: 'metric' })
+    await expect(train({ recipe: 'modem' })).rejects.toMatchObject({ message: expect.stringContaining("Did you mean 'modern'") })
+    const wrong = { ...data, train: [{ ...data.train[0]!, label: 8 }, ...data.train.slice(1)] }
+    await expect(train({ data: wrong })).rejects.toMatchObject({ code: 'ERR_DATA', given: 8 })
     await expect(train({ resume: true })).rejects.toMatchObject({ subject: 'out' })
-  })
-})
-
-describe('schedules', () => {
-  it("follows the paper's: ×0.94 every two epochs", () => {
-    const rate = (step: number) => rateAt(0.045, { kind: 'exponential' }, { step, stepsPerEpoch: 100, epochs: 200 })
-    expect(rate(199)).toBe(0.045)
-    expect(rate(200)).toBeCloseTo(0.045 * 0.94, 12)
-    expect(rate(100 * 180)).toBeCloseTo(0.045 * 0.94 ** 90, 12)
-  })
-
-  it('warms up linearly and never turns negative', () => {
-    const rates = Array.from({ length: 100 }, (_, step) =>
-      rateAt(1, { kind: 'cosine', warmup: 1 }, { step, stepsPerEpoch: 10, epochs: 10 }),
-    )
-    expect(rates.slice(0, 10)).toEqual([...rates.slice(0, 10)].sort((a, b) => a - b))
-    expect(rates.slice(10)).toEqual([...rates.slice(10)].sort((a, b) => b - a))
-    expect(Math.min(...rates)).toBeGreaterThan(0)
   })
 })

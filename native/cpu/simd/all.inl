@@ -11,12 +11,13 @@ namespace {
 #include "elementwise.inl"
 #include "gemm.inl"
 #include "normalisation.inl"
+#include "optimizer.inl"
 #include "pooling.inl"
 }  // namespace
 
 #define SEPCONV_TEXT_(x) #x
 #define SEPCONV_TEXT(x) SEPCONV_TEXT_(x)
 extern const SimdTable table;
-const SimdTable table = {SEPCONV_TEXT(SEPCONV_ISA), kWidth,       gemmTable,       depthwiseTable,
-                         normalisationTable,        poolingTable, elementwiseTable};
+const SimdTable table = {SEPCONV_TEXT(SEPCONV_ISA), kWidth,       gemmTable,        depthwiseTable,
+                         normalisationTable,        poolingTable, elementwiseTable, optimizerTable};
 }  // namespace sepconv::cpu::SEPCONV_ISA

@@ -46,11 +46,6 @@ enum class BinaryOperands : uint8_t {
   count
 };  // a scalar is read from its first element
 
-struct SgdCoefficients {
-  float rate, momentum, scale, weightDecay;
-  bool nesterov;
-};
-
 // Which words of which Philox4x32-10 stream decide about dropout of a row: see ops contract in src/ops/dropout.ts.
 struct DropoutKey {
   uint32_t seed, stream;
@@ -91,8 +86,6 @@ struct ElementwiseTable {
 
   bool (*allFinite)(const float* x, int64_t n);
   double (*sumOfSquares)(const float* x, int64_t n);  // float64 throughout
-  void (*sgd)(const float* parameter, const float* velocity, const float* gradient, float* newParameter,
-              float* newVelocity, int64_t n, const SgdCoefficients& coefficients);
 };
 
 }  // namespace sepconv::cpu

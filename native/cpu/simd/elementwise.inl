@@ -1,39 +1,13 @@
 // The loops behind elementwise.h. Those that may run in place use explicit vectors, since a compiler that vectorises a
 // plain loop takes its scalar version when input and output are the same memory; casts and the generator are plain
 // loops that it vectorises well.
+#include "loops.inl"
 #include "math.inl"
 
 namespace elementwise {
 
 constexpr int64_t kSumBlock = 512;
 
-inline Vector squareRoot(Vector x) {
-#if defined(__AVX512F__) && SEPCONV_VECTOR_BYTES == 64
-  return (Vector)_mm512_sqrt_ps((__m512)x);
-#elif defined(__AVX__) && SEPCONV_VECTOR_BYTES == 32
-  return (Vector)_mm256_sqrt_ps((__m256)x);
-#elif defined(__SSE2__) && SEPCONV_VECTOR_BYTES == 16
-  return (Vector)_mm_sqrt_ps((__m128)x);
-#else
-  for (int i = 0; i < kWidth; ++i) x[i] = __builtin_sqrtf(x[i]);
-  return x;
-#endif
-}
-
-// Calls body(i, n) for whole vectors (n == kWidth) and once for the rest.
-template <class Body>
-inline void forEachVector(int64_t n, const Body& body) {
-  int64_t i = 0;
-  for (; i + kWidth <= n; i += kWidth) body(i, kWidth);
-  if (i < n) body(i, static_cast<int>(n - i));
-}
-inline Vector read(const float* p, int n) { return n == kWidth ? load(p) : loadPartial(p, n); }
-inline void write(float* p, Vector v, int n) {
-  if (n == kWidth)
-    store(p, v);
-  else
-    storePartial(p, v, n);
-}
 inline Vector choose(VectorInt mask, float yes, float no) { return mask ? broadcast(yes) : broadcast(no); }
 inline double laneSum(Vector v) {
   double sum = 0;
@@ -415,27 +389,6 @@ double sumOfSquares(const float* x, int64_t n) {
   return total;
 }
 
-template <bool nesterov>
-inline void sgdLoop(const float* parameter, const float* velocity, const float* gradient, float* newParameter,
-                    float* newVelocity, int64_t n, const SgdCoefficients& c) {
-  const Vector rate = broadcast(c.rate), momentum = broadcast(c.momentum), scale = broadcast(c.scale),
-               decay = broadcast(c.weightDecay);
-  forEachVector(n, [=](int64_t i, int m) {
-    const Vector p = read(parameter + i, m);
-    const Vector g = read(gradient + i, m) * scale + decay * p;
-    const Vector v = momentum * read(velocity + i, m) + g;
-    write(newVelocity + i, v, m);
-    write(newParameter + i, p - rate * (nesterov ? g + momentum * v : v), m);
-  });
-}
-void sgd(const float* parameter, const float* velocity, const float* gradient, float* newParameter, float* newVelocity,
-         int64_t n, const SgdCoefficients& coefficients) {
-  if (coefficients.nesterov)
-    sgdLoop<true>(parameter, velocity, gradient, newParameter, newVelocity, n, coefficients);
-  else
-    sgdLoop<false>(parameter, velocity, gradient, newParameter, newVelocity, n, coefficients);
-}
-
 #define SEPCONV_BINARY(function, F)                                                 \
   {                                                                                 \
     function<F, BinaryOperands::vectors>, function<F, BinaryOperands::rightScalar>, \
@@ -479,7 +432,6 @@ constexpr ElementwiseTable kTable = {
     sigmoidCrossEntropyGradient,
     allFinite,
     sumOfSquares,
-    sgd,
 };
 #undef SEPCONV_BINARY
 

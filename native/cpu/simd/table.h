@@ -5,6 +5,7 @@
 #include "elementwise.h"
 #include "gemm.h"
 #include "normalisation.h"
+#include "optimizer.h"
 #include "pooling.h"
 
 namespace sepconv::cpu {
@@ -17,6 +18,7 @@ struct SimdTable {
   NormalisationTable normalisation;
   PoolingTable pooling;
   ElementwiseTable elementwise;
+  OptimizerTable optimizer;
 };
 
 // The table in force on the calling thread: the best one that this processor runs, unless another one was selected. An

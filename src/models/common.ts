@@ -1,0 +1,93 @@
+/** What the baselines share: the options that every one of them takes, scaled channel counts, the classifier. */
+
+import { checkOptions, SepconvError } from '../errors.js'
+import type { Value } from '../graph/graph.js'
+import type { InitializerName } from '../nn/initializers.js'
+import { checkCount, type Layer, layer } from '../nn/layer.js'
+import { dense, dropout, globalAveragePool } from '../nn/layers.js'
+import type { Preprocessing } from './model.js'
+
+/** Options of every baseline. */
+export interface BaselineOptions {
+  /** Outputs of the logistic regression; 0 gives the pooled embedding instead. Default 1000. */
+  classes?: number
+  /** Default 3. */
+  inputChannels?: number
+  /** Height and width of the input in pixels. */
+  inputSize?: number
+  /** Multiplies every channel count, rounded to multiples of 8 (at least 8). Default 1. */
+  width?: number
+  /** Repeats per stage. Default: the published ones. */
+  blocks?: readonly number[]
+  /** Share of the features before the classifier that is zeroed in training. Default 0. */
+  dropout?: number
+  /** Default `'glorotUniform'`. */
+  initializer?: InitializerName
+}
+
+export const BASELINE_OPTIONS = ['classes', 'inputChannels', 'inputSize', 'width', 'blocks', 'dropout', 'initializer']
+
+export interface Resolved {
+  readonly classes: number
+  readonly inputChannels: number
+  readonly inputSize: number
+  readonly blocks: readonly number[]
+  readonly dropout: number
+  readonly initializer: InitializerName
+  /** A channel count times the width. */
+  channels(count: number): number
+}
+
+/** Checks options that all baselines have. @throws ERR_ARGUMENT naming the model and the option. */
+export function resolveBaseline(
+  name: string,
+  options: BaselineOptions,
+  own: readonly string[],
+  published: { readonly inputSize: number; readonly smallest: number; readonly blocks: readonly number[] },
+): Resolved {
+  checkOptions(name, options, [...BASELINE_OPTIONS, ...own])
+  const { classes = 1000, inputChannels = 3, inputSize = published.inputSize, width = 1, blocks = published.blocks } = options
+  checkCount(name, 'classes', classes, 0)
+  checkCount(name, 'inputChannels', inputChannels)
+  checkCount(name, 'inputSize', inputSize, published.smallest)
+  if (!(width > 0 && width <= 16))
+    throw new SepconvError('ERR_ARGUMENT', `${name}: width must be in (0, 16], got ${width}`, { subject: 'width', given: width })
+  if (blocks.length !== published.blocks.length || blocks.some((count) => !Number.isInteger(count) || count < 1))
+    throw new SepconvError(
+      'ERR_ARGUMENT',
+      `${name}: blocks must be ${published.blocks.length} whole numbers of at least 1, got ${JSON.stringify(blocks)}`,
+      { subject: 'blocks', expected: published.blocks, given: blocks },
+    )
+  return {
+    ...{ classes, inputChannels, inputSize, blocks },
+    dropout: options.dropout ?? 0,
+    initializer: options.initializer ?? 'glorotUniform',
+    channels: (count) => (width === 1 ? count : Math.max(8, Math.round((count * width) / 8) * 8)),
+  }
+}
+
+/** Mean over the last feature map, dropout, logistic regression under the name `classifier`. */
+export function pooledClassifier(
+  features: number,
+  { classes, dropout: rate, initializer }: Resolved,
+  classifier: string,
+): Record<string, Layer> {
+  return {
+    avgpool: globalAveragePool(),
+    ...(rate > 0 && { dropout: dropout(rate, { stream: 0 }) }),
+    ...(classes > 0 && { [classifier]: dense(features, classes, { initializer }) }),
+  }
+}
+
+/** Layers in a row, named. */
+export const named = (kind: string, children: Record<string, Layer>): Layer =>
+  layer(kind, { children }, (x) => inTurn(Object.values(children), x))
+
+export const inTurn = (layers: readonly Layer[], x: Value): Value => layers.reduce((value, child) => child(value), x)
+
+/** What torchvision's classifiers of 224 pixels were trained with. */
+export const torchvisionPreprocessing = (inputSize: number, inputChannels: number): Partial<Preprocessing> => ({
+  resize: Math.round((inputSize * 256) / 224),
+  interpolation: 'bilinear',
+  ...(inputChannels === 3 && { mean: [0.485, 0.456, 0.406], deviation: [0.229, 0.224, 0.225] }),
+})

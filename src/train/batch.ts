@@ -1,0 +1,105 @@
+/** From a loader's batch to the tensors of training steps: targets in the form that the loss takes, mixing, cutting into parts. */
+
+import type { Sample } from '../data/folder.js'
+import type { Batch } from '../data/loader.js'
+import { drawMixing, mixes, mixImages, mixTargets } from '../data/mix.js'
+import { add, mean, multiply, sigmoidCrossEntropy, softmaxCrossEntropy } from '../ops/index.js'
+import type { Value } from '../graph/graph.js'
+import { currentTrace } from '../graph/trace.js'
+import type { Model } from '../models/model.js'
+import { type Tensor, upload } from '../runtime/tensor.js'
+import type { Settings } from './settings.js'
+
+export interface StepInputs {
+  readonly images: Tensor
+  readonly labels: Tensor
+}
+
+/** What each row is labelled with: one class, or several. */
+export type RowLabels = Int32Array | readonly (number | readonly number[])[]
+
+/** Makes the inputs of steps. */
+export class BatchMaker {
+  /** Targets are float32 [n, classes] where one class index per row is not enough, else int32 [n]. */
+  readonly #dense: boolean
+
+  constructor(
+    private readonly model: Model,
+    private readonly samples: readonly Sample[],
+    private readonly settings: Settings,
+    private readonly multiLabel: boolean,
+  ) {
+    this.#dense = multiLabel || mixes(settings.mix) || settings.loss === 'sigmoid'
+  }
+
+  get rows(): number {
+    return this.settings.batch / this.settings.accumulate
+  }
+
+  /** What the rows of a batch are labelled with, before mixing. */
+  labels({ labels, indices }: Pick<Batch, 'labels' | 'indices'>): RowLabels {
+    if (!this.multiLabel) return labels
+    return Array.from(labels, (label, row) => this.samples[indices[row]!]?.labels ?? label)
+  }
+
+  /** The parts of a batch; the caller disposes them. */
+  *parts({ images, labels, indices, start }: Batch): Generator<StepInputs, void, void> {
+    const { size, batch, mix, seed, accumulate } = this.settings
+    const { classes, inputChannels } = this.model.network
+    const rows = this.rows
+    let targets: Int32Array | Float32Array = labels
+    if (this.#dense) {
+      targets = new Float32Array(batch * classes)
+      for (const [row, own] of this.labels({ labels, indices }).entries()) {
+        if (typeof own !== 'number') for (const c of own) targets[row * classes + c] = 1
+        else if (own >= 0) targets[row * classes + own] = 1
+      }
+      const mixing = mixes(mix) ? drawMixing(seed, start, size, mix) : null
+      if (mixing) {
+        mixImages(images, batch, size, mixing)
+        mixTargets(targets, batch, mixing)
+      }
+    }
+    const [pixels, width] = [size * size * inputChannels, targets.length / batch]
+    for (let part = 0; part < accumulate; part++)
+      yield {
+        images: this.#images(images.subarray(part * rows * pixels, (part + 1) * rows * pixels)),
+        labels: this.#labels(targets.subarray(part * rows * width, (part + 1) * rows * width)),
+      }
+  }
+
+  /** Inputs of zeros, for compiling. */
+  blank(): StepInputs {
+    const { size } = this.settings
+    const { classes, inputChannels } = this.model.network
+    return {
+      images: this.#images(new Uint8Array(this.rows * size * size * inputChannels)),
+      labels: this.#labels(this.#dense ? new Float32Array(this.rows * classes) : new Int32Array(this.rows)),
+    }
+  }
+
+  #images(data: Uint8Array): Tensor {
+    const { size } = this.settings
+    return upload(this.model.executor, { shape: [this.rows, size, size, this.model.network.inputChannels], dtype: 'uint8' }, data)
+  }
+
+  #labels(data: Int32Array | Float32Array): Tensor {
+    return data instanceof Int32Array
+      ? upload(this.model.executor, { shape: [this.rows], dtype: 'int32' }, data)
+      : upload(this.model.executor, { shape: [this.rows, this.model.network.classes], dtype: 'float32' }, data)
+  }
+}
+
+/** The traced loss of a batch, auxiliary towers included: a scalar. */
+export function lossOf(logits: Value, targets: Value, { loss, labelSmoothing }: Settings): Value {
+  const criterion = (of: Value): Value => {
+    if (typeof loss === 'function') return loss(of, targets)
+    return loss === 'sigmoid' ? sigmoidCrossEntropy(of, targets, { labelSmoothing }) : softmaxCrossEntropy(of, targets, { labelSmoothing })
+  }
+  const scalarOf = (value: Value): Value => (value.shape.length === 0 ? value : mean(value))
+  const { auxiliary } = currentTrace()
+  return auxiliary.reduce(
+    (total, { logits: tower, weight }) => add(total, multiply(scalarOf(criterion(tower)), weight)),
+    scalarOf(criterion(logits)),
+  )
+}

@@ -1,0 +1,76 @@
+/** What a training run reports; the same objects, with their time, are the lines of `log.jsonl` (see docs/json.md). */
+
+/** Scores on the held-out pictures. `map` only where labels are several per picture. */
+export interface Scores {
+  readonly images: number
+  readonly top1: number
+  readonly top5: number
+  readonly loss: number
+  /** MAP@100 by image. */
+  readonly map?: number
+}
+
+/** The best epoch so far by the score that the run watches. */
+export interface Best {
+  readonly metric: Metric
+  readonly value: number
+  readonly epoch: number
+}
+
+/** What decides which epoch is best: higher is better, but for `loss`. */
+export type Metric = 'top1' | 'top5' | 'loss' | 'map'
+
+/** What `fit` reports; docs/json.md says what the fields mean. */
+export type FitEvent =
+  | {
+      readonly type: 'start'
+      readonly step: number
+      readonly steps: number
+      readonly epochs: number
+      readonly stepsPerEpoch: number
+      readonly images: number
+      readonly validationImages: number
+      readonly classes: number
+      readonly parameters: number
+      readonly device: string
+    }
+  | {
+      readonly type: 'step'
+      readonly epoch: number
+      readonly step: number
+      readonly steps: number
+      readonly loss: number
+      readonly top1: number
+      readonly rate: number
+      readonly imagesPerSecond: number
+      /** Share of the time that was spent waiting for pictures, over the last 50 steps. */
+      readonly waitShare: number
+      /** Milliseconds of this step: decoding (summed over threads), waiting for pictures, computing. */
+      readonly decodeMs: number
+      readonly waitMs: number
+      readonly computeMs: number
+    }
+  | { readonly type: 'evaluating'; readonly epoch: number; readonly done: number; readonly total: number }
+  | {
+      readonly type: 'epoch'
+      readonly epoch: number
+      readonly step: number
+      readonly loss: number
+      readonly top1: number
+      readonly validation: Scores | null
+      readonly best: boolean
+      readonly seconds: number
+      readonly waitShare: number
+      readonly skipped: readonly string[]
+    }
+  | { readonly type: 'checkpoint'; readonly step: number; readonly path: string }
+  | { readonly type: 'stopped'; readonly epoch: number; readonly step: number; readonly out: string | null }
+  | {
+      readonly type: 'done'
+      readonly epoch: number
+      readonly step: number
+      readonly best: Best | null
+      /** Whether the run ended before its last epoch because the score no longer rose. */
+      readonly early: boolean
+      readonly out: string | null
+    }
