@@ -59,7 +59,7 @@ describe('misuse', () => {
       'ERR_ARGUMENT',
       /clipNorm/,
     ],
-    ['sgd: decays', () => sgd({ decays: any('none') }), 'ERR_ARGUMENT', /filters, all/],
+    ['sgd: decays', () => sgd({ decays: any('none') }), 'ERR_ARGUMENT', /filters, no-depthwise, all/],
     ['weightAverage: kind', () => weightAverage(any('mean')), 'ERR_ARGUMENT', /ema, polyak/],
     ['xception: initializer', () => small({ initializer: 'xavier' }), 'ERR_ARGUMENT', /glorotUniform or heNormal, got xavier/],
     ['xception: intermediateActivation', () => small({ intermediateActivation: 'gelu' }), 'ERR_ARGUMENT', /'none', 'relu' or 'elu'/],
