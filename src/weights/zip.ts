@@ -4,10 +4,10 @@
  */
 
 import { createWriteStream } from 'node:fs'
-import { mkdtemp, open, rm } from 'node:fs/promises'
+import { type FileHandle, mkdtemp, open, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { Transform } from 'node:stream'
+import { Readable, Transform } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
 import type { Entry, ZipFile } from 'yauzl'
 import { SepconvError } from '../errors.js'
@@ -40,12 +40,42 @@ export async function openZippedWeights(path: string): Promise<WeightsFile> {
   }
 }
 
+/** A zip whose directory points nowhere must fail, not throw from a callback of the file system, which would end the process. */
 async function openZip(path: string): Promise<ZipFile> {
   const yauzl = await import('yauzl')
+  const handle = await open(path, 'r')
+  const { size } = await handle.stat()
+  class Reader extends yauzl.RandomAccessReader {
+    override read(buffer: Buffer, offset: number, length: number, position: number, callback: (error: Error | null) => void): void {
+      if (!(Number.isSafeInteger(position) && position >= 0 && length >= 0 && position + length <= size)) {
+        callback(new Error(`it points to byte ${position} of ${size}`))
+        return
+      }
+      handle
+        .read(buffer, offset, length, position)
+        .then(({ bytesRead }) => callback(bytesRead < length ? new Error('unexpected EOF') : null), callback)
+    }
+    override _readStreamForRange(start: number, end: number): Readable {
+      return Readable.from(pieces(handle, start, Math.min(end, size)))
+    }
+    override close(callback: (error: Error | null) => void): void {
+      handle.close().then(() => callback(null), callback)
+    }
+  }
   try {
-    return await yauzl.openPromise(path, { autoClose: false })
+    return await yauzl.fromRandomAccessReaderPromise(new Reader(), size, { autoClose: false })
   } catch (error) {
+    await handle.close().catch(() => {})
     throw damaged(path, error)
+  }
+}
+
+async function* pieces(handle: FileHandle, start: number, end: number): AsyncGenerator<Buffer, void, undefined> {
+  for (let at = start; at < end; ) {
+    const { bytesRead, buffer } = await handle.read(Buffer.alloc(Math.min(1 << 16, end - at)), 0, null, at)
+    if (bytesRead === 0) return
+    yield buffer.subarray(0, bytesRead)
+    at += bytesRead
   }
 }
 

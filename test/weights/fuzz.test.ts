@@ -64,6 +64,18 @@ it('zips whose names climb out of the archive, or repeat, are refused', async ()
   await expect(openWeightsFile(path)).rejects.toMatchObject({ code: 'ERR_FORMAT', message: expect.stringContaining('relative path') })
 })
 
+it('a zip whose 64-bit directory lies beyond all files ends in an error, not in a crash', async () => {
+  const path = join(folder, 'z')
+  const locator = Buffer.alloc(20)
+  locator.writeUInt32LE(0x07064b50, 0)
+  locator.writeBigUInt64LE(10_528_759_511_760_505_000n, 8)
+  const end = Buffer.alloc(22)
+  end.writeUInt32LE(0x06054b50, 0)
+  end.writeUInt32LE(0xffffffff, 16)
+  await writeFile(path, Buffer.concat([Buffer.from('PK\x03\x04'), Buffer.alloc(40), locator, end]))
+  await expect(openWeightsFile(path)).rejects.toMatchObject({ code: 'ERR_FORMAT', message: expect.stringContaining('points to byte') })
+})
+
 it('HDF5 that lists what is not there, or links in circles, ends at once', async () => {
   const path = join(folder, 'h.h5')
   const weights = [{ name: 'kernel', shape: [1], data: new Float32Array(1) }]
