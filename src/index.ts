@@ -48,6 +48,8 @@ export {
   type PreprocessOptions,
   type RgbImage,
 } from './data/image.js'
+export { decodePredictions, type DecodedPrediction, IMAGENET_LABELS, IMAGENET_SYNSETS } from './data/imagenet.js'
+export { fetchWeights, type FetchOptions } from './weights/fetch.js'
 export { type AverageKind, type TrackedAverage, weightAverage } from './train/average.js'
 export {
   adamW,

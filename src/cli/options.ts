@@ -44,6 +44,12 @@ export const deviceOption = (): Option => new Option('--device <name>', 'auto, c
 export const threadsOption = (): Option =>
   new Option('--threads <n>', 'threads of the cpu device (default: one per core)').argParser(wholeNumber())
 
+export const resizeOption = (): Option =>
+  new Option(
+    '--resize <how>',
+    "crop (shorter side, then the centre) or squash (the whole picture, as Keras loads it); default: the weights'",
+  ).argParser(oneOf('crop', 'squash'))
+
 /** `--device` and `--threads` as commands receive them. */
 export interface DeviceSettings {
   device?: string

@@ -11,7 +11,9 @@ import { Command, CommanderError } from 'commander'
 import { SepconvError } from '../errors.js'
 import { benchCommand } from './commands/bench.js'
 import { buildCommand } from './commands/build.js'
+import { convertCommand } from './commands/convert.js'
 import { devicesCommand } from './commands/devices.js'
+import { embedCommand } from './commands/embed.js'
 import { evaluateCommand } from './commands/evaluate.js'
 import { predictCommand } from './commands/predict.js'
 import { prepareCommand } from './commands/prepare.js'
@@ -42,6 +44,7 @@ export function createProgram(): Command {
     .addHelpText('after', EXAMPLES)
   for (const command of [
     ...[predictCommand(), trainCommand(), evaluateCommand(), prepareCommand(), reportCommand(), summaryCommand()],
+    ...[embedCommand(), convertCommand()],
     ...[devicesCommand(), verifyCommand(), benchCommand(), buildCommand()],
   ])
     program.addCommand(command)

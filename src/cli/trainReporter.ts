@@ -17,7 +17,10 @@ export function trainReporter(batch: number): (event: FitEvent) => void {
     if (event.type === 'start') {
       epochs = event.epochs
       stepsPerEpoch = event.stepsPerEpoch
+      if (event.frozen > 0) say(`${event.frozen} parameters are frozen; batch norms among them run on their stored statistics`)
       if (event.step > 0) say(`going on after step ${event.step} of ${event.steps}`)
+    } else if (event.type === 'unfrozen') {
+      say(`epoch ${event.epoch}: ${event.stages.join(', ')} are trained now, ${event.frozen} parameters stay frozen`)
     } else if (event.type === 'step') {
       const within = event.step - (event.epoch - 1) * stepsPerEpoch
       if (current !== event.epoch) {

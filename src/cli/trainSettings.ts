@@ -1,10 +1,11 @@
 /** The flags of `sepconv train` that are training settings, and what they mean to `fit`. */
 
-import type { Command } from 'commander'
+import { type Command, InvalidArgumentError } from 'commander'
 import type { FitOptions } from '../train/fit.js'
+import type { FreezeOptions } from '../train/freeze.js'
 import type { Recipe } from '../train/recipe.js'
 import type { Span } from '../train/schedule.js'
-import { decimal, oneOf, positive, wholeNumber } from './options.js'
+import { decimal, list, oneOf, positive, wholeNumber } from './options.js'
 
 const share = decimal((x) => x >= 0 && x < 1, 'in [0, 1)')
 const upToOne = decimal((x) => x >= 0 && x <= 1, 'in [0, 1]')
@@ -38,6 +39,15 @@ export function addTrainingOptions(command: Command): Command {
     .option('--clip-norm <norm>', 'scales gradients down to this norm (default: off)', positive)
     .option('--average <kind>', 'of the weights, for evaluation: ema, polyak or none (default: ema)', oneOf('ema', 'polyak', 'none'))
     .option('--average-decay <share>', 'of ema (default: 0.999)', share)
+    .optionsGroup('Fine-tuning:')
+    .option('--weights <file>', 'begin with these (see docs/weights.md); the last layer starts anew unless they have the same classes')
+    .option(
+      '--freeze <parts>',
+      'leave as they are: entry, middle (and all before it), all-but-head, or patterns such as block1.*',
+      list(String),
+    )
+    .option('--unfreeze-every <epochs>', 'train the head alone first; every so many epochs the stage before joins', wholeNumber())
+    .option('--layer-rates <list>', 'factors of the rate by stage or pattern, such as entry=0.1,middle=0.3', layerRates)
     .optionsGroup('Loss and data:')
     .option('--loss <kind>', 'softmax or sigmoid (default: sigmoid where pictures have several labels)', oneOf('softmax', 'sigmoid'))
     .option('--label-smoothing <share>', 'share of each label spread over all classes (default: 0)', share)
@@ -62,6 +72,17 @@ export function addTrainingOptions(command: Command): Command {
     )
     .option('--strict', 'fail on a picture that cannot be read instead of skipping it')
     .optionsGroup('Options:')
+}
+
+/** `entry=0.1,middle=0.3` */
+function layerRates(text: string): Record<string, number> {
+  return Object.fromEntries(
+    text.split(',').map((entry) => {
+      const [, part, factor] = /^([^=]+)=([^=]+)$/.exec(entry.trim()) ?? []
+      if (part === undefined) throw new InvalidArgumentError('Expected a list such as entry=0.1,middle=0.3.')
+      return [part, positive(factor!)]
+    }),
+  )
 }
 
 function span(text: string): Span {
@@ -90,7 +111,8 @@ export function givenOptions(flags: Readonly<Record<string, unknown>>): Omit<Fit
   }
   return {
     ...same('recipe', 'epochs', 'batch', 'accumulate', 'size', 'rate', 'patience', 'seed', 'clipNorm', 'average', 'averageDecay', 'loss'),
-    ...same('labelSmoothing', 'metric', 'precision', 'checkpointSteps', 'snapshots', 'strict'),
+    ...same('labelSmoothing', 'metric', 'precision', 'checkpointSteps', 'snapshots', 'strict', 'freeze', 'unfreezeEvery'),
+    ...pick({ rates: 'layerRates' }),
     ...group('optimizer', optimizer),
     ...group('schedule', schedule),
     ...group('augment', augment),
@@ -102,6 +124,15 @@ export function givenOptions(flags: Readonly<Record<string, unknown>>): Omit<Fit
 
 /** The settings that a run was started with, as the recipe of its continuation. */
 export function storedRecipe(settings: Readonly<Record<string, unknown>>): Recipe {
-  const known = Object.fromEntries(Object.entries(settings).filter(([, value]) => value !== null))
+  const tuning = ['freeze', 'unfreezeEvery', 'rates']
+  const known = Object.fromEntries(Object.entries(settings).filter(([name, value]) => value !== null && !tuning.includes(name)))
   return { name: 'resumed', description: 'the settings of the run that goes on', ...known } as Recipe
 }
+
+/** Freezing and layer-wise rates of a run that goes on. */
+export const storedTuning = ({ freeze, unfreezeEvery, rates }: Readonly<Record<string, unknown>>): FreezeOptions =>
+  ({
+    ...(freeze !== undefined && { freeze }),
+    ...(unfreezeEvery !== undefined && { unfreezeEvery }),
+    ...(rates !== undefined && { rates }),
+  }) as FreezeOptions

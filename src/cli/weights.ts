@@ -1,37 +1,38 @@
 /** What commands ask of weights files. */
 
 import { SepconvError } from '../errors.js'
-import type { Model, ModelConfig } from '../models/model.js'
+import type { Model } from '../models/model.js'
 import { type DeviceSettings, selectDevice } from './options.js'
-
-/** The model that a weights file says it belongs to. @throws ERR_WEIGHTS when it does not say so. */
-export async function storedModel(path: string): Promise<ModelConfig> {
-  const stored = await metadataOf(path)
-  if (!stored)
-    throw new SepconvError('ERR_WEIGHTS', `${path} does not say which model it belongs to`, {
-      subject: path,
-      hint: 'Name the architecture, such as xception',
-    })
-  return stored
-}
-
-async function metadataOf(path: string): Promise<ModelConfig | undefined> {
-  const [{ SafetensorsFile }, { readMetadata }] = await Promise.all([import('../weights/safetensors.js'), import('../models/model.js')])
-  await using file = await SafetensorsFile.open(path)
-  return readMetadata(path, file.metadata)
-}
+import { Progress } from './ui.js'
 
 export interface WeightsSettings extends DeviceSettings {
   weights?: string
   model?: string
   labels?: string
+  resize?: 'crop' | 'squash'
+}
+
+/** The file behind `--weights`; a download shows how far it is. */
+export async function downloaded(weights: string): Promise<string> {
+  const { localWeights } = await import('../weights/file.js')
+  let progress: Progress | undefined
+  try {
+    return await localWeights(weights, {
+      onProgress({ done, total }) {
+        progress ??= new Progress({ label: `downloading ${weights}`, unit: 'MB', ...(total !== undefined && { total: total / 1e6 }) })
+        progress.update(done / 1e6)
+      },
+    })
+  } finally {
+    progress?.finish()
+  }
 }
 
 /**
- * The model of `--weights` on `--device`: the architecture is `--model`, else what the file says, else xception.
+ * The model of `--weights` on `--device`: the architecture is `--model`, else what the file's metadata or tensors say.
  * @throws ERR_ARGUMENT without `--weights`: random weights would give random answers.
  */
-export async function openWeights(command: string, settings: WeightsSettings): Promise<Model> {
+export async function openWeights(command: string, settings: WeightsSettings, extra: { classes?: 0 } = {}): Promise<Model> {
   const { weights } = settings
   if (weights === undefined)
     throw new SepconvError('ERR_ARGUMENT', `${command} needs --weights FILE: without trained weights its answers would be random`, {
@@ -39,9 +40,12 @@ export async function openWeights(command: string, settings: WeightsSettings): P
       hint: 'Train a model with `sepconv train DIR`, which writes best.safetensors',
     })
   const device = selectDevice(settings)
-  const { createModel } = await import('../models/index.js')
-  const name = settings.model ?? (await metadataOf(weights))?.architecture ?? 'xception'
-  const model = await createModel(name, { weights, device })
+  const { createModel, loadModel } = await import('../models/index.js')
+  const { model: name, resize } = settings
+  const path = await downloaded(weights)
+  const crop = resize === undefined ? {} : { preprocessing: { crop: resize === 'squash' ? ('squash' as const) : ('center' as const) } }
+  const options = { device, ...crop, ...extra }
+  const model = name === undefined ? await loadModel(path, options) : await createModel(name, { weights: path, ...options })
   if (settings.labels === undefined) return model
   try {
     const { readLabels } = await import('../data/labels.js')

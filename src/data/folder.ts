@@ -212,6 +212,10 @@ async function entries(directory: string): Promise<{ name: string; folder: boole
 const subfolders = async (directory: string): Promise<string[]> =>
   (await entries(directory)).filter((entry) => entry.folder).map((entry) => entry.name)
 
+/** Names of all pictures below a folder, at any depth, sorted by code units within each folder. @throws ERR_FILE. */
+export const listPictures = async (directory: string): Promise<string[]> =>
+  (await pictures(directory, '', 0, new Ignored(false))).map(({ name }) => name)
+
 async function pictures(root: string, name: string, label: number, ignored: Ignored, depth = 0): Promise<Sample[]> {
   if (depth > MAX_DEPTH) {
     throw new SepconvError('ERR_DATA', `${join(root, name)}: folders are nested deeper than ${MAX_DEPTH}`, {
@@ -221,7 +225,7 @@ async function pictures(root: string, name: string, label: number, ignored: Igno
   }
   const samples: Sample[] = []
   for (const entry of await entries(join(root, name))) {
-    const inner = `${name}/${entry.name}`
+    const inner = name === '' ? entry.name : `${name}/${entry.name}`
     if (entry.folder) samples.push(...(await pictures(root, inner, label, ignored, depth + 1)))
     else if (EXTENSIONS.has(extname(entry.name).toLowerCase())) samples.push({ path: join(root, inner), name: inner, label })
     else ignored.add(join(root, inner))

@@ -205,6 +205,7 @@ function auxiliaryTower(
 
 registerModel({
   name: 'inception_v3',
+  head: 'fc',
   description: 'Inception V3 (Szegedy et al. 2016), 23,817,352 parameters at 1000 classes as in Keras',
   options: [...BASELINE_OPTIONS, ...OWN],
   build: (options) => buildInceptionV3(options as InceptionV3Options),

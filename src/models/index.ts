@@ -1,5 +1,7 @@
 export { createModel, loadModel, Model, type ModelConfig, type ModelOptions, type Prediction, type Preprocessing } from './model.js'
 export { buildInceptionV3, type InceptionV3Options } from './inception.js'
+export type { LoadOptions, LoadReport } from './loading.js'
+export type { SaveOptions, WeightsFormat } from './saving.js'
 export { type Architecture, listModels, type Network, registerModel } from './registry.js'
 export { buildResNet, type ResNetOptions } from './resnet.js'
 export { buildSeparableStack, type SeparableStackOptions } from './stack.js'

@@ -8,17 +8,20 @@ import { softmax } from '../ops/index.js'
 import type { Value } from '../graph/graph.js'
 import { opDefinition } from '../graph/op.js'
 import { emit } from '../graph/trace.js'
-import { elements, formatShape, formatType, sameShape } from '../graph/types.js'
-import { TRAINING_PREFIX, type Variable } from '../graph/variable.js'
+import { formatShape, formatType } from '../graph/types.js'
+import type { Variable } from '../graph/variable.js'
 import type { RgbImage } from '../data/image.js'
 import { nameVariables, variablesOf } from '../nn/layer.js'
 import { type DeviceName, openDevice } from '../runtime/device.js'
 import type { Executor, RunOptions } from '../runtime/executor.js'
 import { type CompiledFunction, compile } from '../runtime/function.js'
-import { readState, releaseState, writeState } from '../runtime/state.js'
+import { releaseState } from '../runtime/state.js'
 import { isTensor, type Tensor, upload } from '../runtime/tensor.js'
-import { SafetensorsFile, writeSafetensors } from '../weights/safetensors.js'
+import { openWeightsFile, type WeightsFile } from '../weights/file.js'
+import { type LoadOptions, type LoadReport, loadVariables } from './loading.js'
 import { architecture, type Network } from './registry.js'
+import { type SaveOptions, saveVariables } from './saving.js'
+import { identify, type WeightsSource } from './source.js'
 import { type ModelSummary, summarize } from './summary.js'
 
 /** How a picture becomes the model's input; it travels with the weights. */
@@ -53,8 +56,11 @@ export interface Prediction {
 }
 
 /** Options of {@link createModel} besides those of the architecture (see XceptionOptions). */
-export interface ModelOptions {
-  /** A file to load; its metadata then also gives the architecture's options, preprocessing and labels. Default: random weights. */
+export interface ModelOptions extends LoadOptions {
+  /**
+   * A file to load, of any kind that {@link Model.loadWeights} takes. What is not given otherwise comes from it: the architecture's
+   * options (classes, pool padding, epsilon), preprocessing, labels. Default: random weights.
+   */
   weights?: string
   /** Default `'auto'`. */
   device?: DeviceName
@@ -66,7 +72,7 @@ export interface ModelOptions {
   preprocessing?: Partial<Preprocessing>
 }
 
-const MODEL_OPTIONS = ['weights', 'device', 'seed', 'labels', 'preprocessing']
+const MODEL_OPTIONS = ['weights', 'head', 'device', 'seed', 'labels', 'preprocessing']
 
 /** Batches are padded to the next of these, so that a handful of programs serves every request. */
 const BATCH_SIZES = [1, 2, 4, 8, 16, 32]
@@ -89,10 +95,10 @@ export interface Model {
 // biome-ignore lint/suspicious/noUnsafeDeclarationMerging: the call signature above is what Callable implements
 export class Model extends Callable {
   readonly executor: Executor
-  /** Every variable by its name: parameters and running statistics. */
-  readonly variables: ReadonlyMap<string, Variable>
-  readonly network: Network
-  readonly #config: ModelConfig
+  readonly #settings: { readonly preprocessing?: Partial<Preprocessing>; readonly seed: number }
+  #network: Network
+  #variables: ReadonlyMap<string, Variable>
+  #config: ModelConfig
   #labels: readonly string[] | undefined
   #logits: CompiledFunction<[Tensor], unknown> | undefined
   #probabilities: CompiledFunction<[Tensor], Tensor> | undefined
@@ -100,23 +106,48 @@ export class Model extends Callable {
 
   /** Users call {@link createModel} or {@link loadModel}. */
   constructor(name: string, options: Readonly<Record<string, unknown>>, settings: ModelOptions = {}) {
-    const network = architecture(name).build(options)
-    super((images: Value) => network.forward(normalise(images, this.config.preprocessing)))
-    nameVariables(network.root)
-    this.network = network
+    super((images: Value) => this.network.forward(normalise(images, this.config.preprocessing)))
     this.executor = openDevice(settings.device)
-    this.variables = new Map(variablesOf(network.root).map((variable) => [variable.name, variable]))
     const { seed = 0 } = settings
     if (!Number.isSafeInteger(seed) || seed < 0)
       throw new SepconvError('ERR_ARGUMENT', `${name}: seed must be a whole number of at least 0, got ${String(seed)}`, {
         subject: 'seed',
         given: seed,
       })
-    for (const variable of this.variables.values()) variable.seed = seed
-    const preprocessing = { ...defaultPreprocessing(network), ...settings.preprocessing }
-    checkPreprocessing(name, preprocessing, network.inputChannels)
+    this.#settings = { preprocessing: settings.preprocessing, seed }
+    this.#network = architecture(name).build(options)
+    this.#variables = this.#named()
+    const preprocessing = { ...defaultPreprocessing(this.#network), ...settings.preprocessing }
+    checkPreprocessing(name, preprocessing, this.#network.inputChannels)
     this.#config = { architecture: name, options, preprocessing }
     this.labels = settings.labels
+  }
+
+  /** Every variable by its name: parameters and running statistics. */
+  get variables(): ReadonlyMap<string, Variable> {
+    return this.#variables
+  }
+
+  get network(): Network {
+    return this.#network
+  }
+
+  /** A model with the weights of an open file. */
+  static async from(
+    file: WeightsFile,
+    source: WeightsSource,
+    name: string,
+    options: Readonly<Record<string, unknown>>,
+    { head, ...settings }: Omit<ModelOptions, 'weights'>,
+  ): Promise<Model> {
+    const model = new Model(name, options, settings)
+    try {
+      await model.#load(file, source, { head })
+    } catch (error) {
+      model.dispose()
+      throw error
+    }
+    return model
   }
 
   get config(): ModelConfig {
@@ -181,24 +212,45 @@ export class Model extends Callable {
     checkOptions('classify', options, ['top'])
     const list = Array.isArray(images) ? (images as readonly RgbImage[]) : [images as RgbImage]
     if (list.length === 0) throw new SepconvError('ERR_SHAPE', 'classify: expected at least one picture', { subject: 'images' })
-    if (!list.every((image) => image?.data instanceof Uint8Array && image.data.length === image.width * image.height * 3))
-      throw new SepconvError('ERR_ARGUMENT', 'classify: expected pictures { data, width, height } with three bytes per pixel', {
+    const scores = await this.probabilities(await this.#pixels(list), list.length)
+    const results = list.map((_, i) =>
+      this.topPredictions(scores.subarray(i * this.network.classes, (i + 1) * this.network.classes), options.top ?? 5),
+    )
+    return Array.isArray(images) ? results : results[0]!
+  }
+
+  /**
+   * Feature vectors of pictures, for search and for classifiers of one's own: what the model gives with `classes: 0`.
+   * @returns [pictures, features], row after row.
+   * @throws ERR_ARGUMENT when the model has classes or gives a pyramid.
+   */
+  async embed(images: readonly RgbImage[]): Promise<Float32Array> {
+    if (this.network.classes > 0 || this.config.options.featuresOnly === true)
+      throw new SepconvError('ERR_ARGUMENT', 'embed: this model gives no vectors', {
+        subject: 'classes',
+        given: this.network.classes,
+        hint: 'Create it with classes: 0',
+      })
+    this.#logits ??= compile((x: Value) => this(x), { device: this.device }) as CompiledFunction<[Tensor], unknown>
+    return await this.#rows(this.#logits as CompiledFunction<[Tensor], Tensor>, await this.#pixels(images), images.length)
+  }
+
+  /** Pictures as the weights want them: [n, size, size, 3]. */
+  async #pixels(images: readonly RgbImage[]): Promise<Uint8Array> {
+    if (images.length === 0) throw new SepconvError('ERR_SHAPE', 'expected at least one picture', { subject: 'images' })
+    if (!images.every((image) => image?.data instanceof Uint8Array && image.data.length === image.width * image.height * 3))
+      throw new SepconvError('ERR_ARGUMENT', 'expected pictures { data, width, height } with three bytes per pixel', {
         subject: 'images',
         hint: 'loadImage() gives them',
       })
     const { preprocess } = await import('../data/image.js')
     const { size, resize, crop, interpolation } = this.config.preprocessing
-    const batch = new Uint8Array(list.length * size * size * 3)
+    const bytes = size * size * 3
+    const pixels = new Uint8Array(images.length * bytes)
     await Promise.all(
-      list.map((image, i) =>
-        preprocess(image, { size, resize, crop, interpolation } as never, batch.subarray(i * size * size * 3, (i + 1) * size * size * 3)),
-      ),
+      images.map((image, i) => preprocess(image, { size, resize, crop, interpolation }, pixels.subarray(i * bytes, (i + 1) * bytes))),
     )
-    const scores = await this.probabilities(batch, list.length, size)
-    const results = list.map((_, i) =>
-      this.topPredictions(scores.subarray(i * this.network.classes, (i + 1) * this.network.classes), options.top ?? 5),
-    )
-    return Array.isArray(images) ? results : results[0]!
+    return pixels
   }
 
   /** The `top` classes of one row of probabilities. */
@@ -224,8 +276,19 @@ export class Model extends Callable {
         { subject: 'pixels' },
       )
     this.#probabilities ??= compile((x: Value) => softmax(this(x)), { device: this.device })
-    const scores = new Float32Array(count * classes)
+    return await this.#rows(this.#probabilities, pixels, count, size)
+  }
+
+  /** Runs pictures in batches of at most 32, padded to a few sizes. @returns the real rows. */
+  async #rows(
+    run: CompiledFunction<[Tensor], Tensor>,
+    pixels: Uint8Array,
+    count: number,
+    size = this.config.preprocessing.size,
+  ): Promise<Float32Array> {
+    const { inputChannels } = this.network
     const bytes = size * size * inputChannels
+    let rows: Float32Array | undefined
     for (let start = 0; start < count; ) {
       const real = Math.min(count - start, BATCH_SIZES.at(-1)!)
       const padded = BATCH_SIZES.find((candidate) => candidate >= real)!
@@ -233,57 +296,87 @@ export class Model extends Callable {
       chunk.set(pixels.subarray(start * bytes, (start + real) * bytes))
       const images = upload(this.executor, { shape: [padded, size, size, inputChannels], dtype: 'uint8' }, chunk)
       this.#check(images)
-      const output = await this.#probabilities.run(images)
-      scores.set(((await output.data()) as Float32Array).subarray(0, real * classes), start * classes)
+      const output = await run.run(images)
+      const width = output.shape[1]!
+      rows ??= new Float32Array(count * width)
+      rows.set(((await output.data()) as Float32Array).subarray(0, real * width), start * width)
       images.dispose()
       output.dispose()
       start += real
     }
-    return scores
+    return rows ?? new Float32Array(0)
   }
 
   /**
-   * Reads weights that `saveWeights` wrote, or those inside a training checkpoint (`last.safetensors`).
+   * Reads weights by content, whatever the file is called: safetensors (own, timm, Cadene and lucid names; one file or the index
+   * of several), HDF5 of Keras 1 to 3, `.keras`, PyTorch's `.pt` and `.pth`.
+   *
+   * Pool padding, epsilon and preprocessing become those of the weights' origin, except where the model was created with its own.
+   * Where that rebuilds the network, whatever was compiled from the model before is to be compiled again.
    * @throws ERR_WEIGHTS when tensors are missing, unexpected or of another shape (all are listed); ERR_FILE, ERR_FORMAT.
    */
-  async loadWeights(path: string): Promise<void> {
-    await using file = await SafetensorsFile.open(path)
-    this.#compare(path, file)
-    const own = readMetadata(path, file.metadata)
-    for (const [name, variable] of this.variables) {
-      const data = new Float32Array(elements(variable.type.shape))
-      await file.readInto(name, data)
-      writeState(variable, data, this.executor)
-    }
-    if (own?.labels?.length === this.network.classes && !this.#labels) this.labels = own.labels
+  async loadWeights(path: string, options: LoadOptions = {}): Promise<LoadReport> {
+    checkOptions('loadWeights', options, ['head'])
+    await using file = await openWeightsFile(path)
+    return await this.#load(file, identify(file, this.config.architecture, this.config.options), options)
   }
 
-  /** Writes weights and configuration as safetensors, atomically: an interrupted save leaves the old file. */
-  async saveWeights(path: string, options: { variable?: (of: Variable) => Variable } = {}): Promise<void> {
-    const source = options.variable ?? ((variable: Variable) => variable)
-    const tensors = new Map(
-      [...this.variables].map(([name, variable]) => [
-        name,
-        { dtype: 'F32' as const, shape: variable.type.shape, data: () => readState(source(variable)) },
-      ]),
+  async #load(file: WeightsFile, source: WeightsSource, options: LoadOptions): Promise<LoadReport> {
+    if (options.head !== undefined && options.head !== 'load' && options.head !== 'new')
+      throw new SepconvError('ERR_ARGUMENT', `head must be 'load' or 'new', got ${String(options.head)}`, {
+        subject: 'head',
+        given: options.head,
+      })
+    this.#adopt(source)
+    const { architecture: name, options: given } = this.config
+    const head = this.network.classes > 0 ? (architecture(name).head ?? 'predictions') : undefined
+    const target = { name, options: given, variables: this.variables, head, executor: this.executor }
+    const report = await loadVariables(file, source, target, options)
+    const labels = report.newHead || this.#labels ? undefined : await labelsOf(source)
+    if (labels?.length === this.network.classes) this.labels = labels
+    return report
+  }
+
+  /** Takes over how weights of this origin are run, where the model was not told. */
+  #adopt(source: WeightsSource): void {
+    const { architecture: name, options, preprocessing } = this.#config
+    const adopted = Object.fromEntries(
+      Object.entries(source.options).filter(([key]) => ADOPTED.includes(key) && options[key] === undefined),
     )
-    const { architecture: arch, options: architectureOptions, preprocessing, labels } = this.config
-    const metadata = {
-      format: 'sepconv',
-      architecture: arch,
-      options: JSON.stringify(architectureOptions),
-      preprocessing: JSON.stringify(preprocessing),
-      ...(labels && { labels: JSON.stringify(labels) }),
-    }
-    await writeSafetensors(path, tensors, { metadata })
+    const adoptedPreprocessing = { ...preprocessing, ...source.preprocessing, ...this.#settings.preprocessing }
+    checkPreprocessing(name, adoptedPreprocessing, this.#network.inputChannels)
+    this.#config = { ...this.#config, preprocessing: adoptedPreprocessing }
+    if (Object.keys(adopted).length === 0) return
+    this.#release()
+    this.#config = { ...this.#config, options: { ...options, ...adopted } }
+    this.#network = architecture(name).build(this.#config.options)
+    this.#variables = this.#named()
+  }
+
+  #named(): ReadonlyMap<string, Variable> {
+    nameVariables(this.#network.root)
+    const list = variablesOf(this.#network.root)
+    for (const variable of list) variable.seed = this.#settings.seed
+    return new Map(list.map((variable) => [variable.name, variable]))
+  }
+
+  /** Writes the weights, atomically: an interrupted save leaves the old file. @throws ERR_ARGUMENT, ERR_FILE. */
+  async saveWeights(path: string, options: SaveOptions = {}): Promise<void> {
+    await saveVariables(path, this, options)
   }
 
   /** Gives all device memory back. */
   dispose(): void {
     if (this.#disposed) return
     this.#disposed = true
+    this.#release()
+  }
+
+  #release(): void {
     this.#logits?.dispose()
     this.#probabilities?.dispose()
+    this.#logits = undefined
+    this.#probabilities = undefined
     for (const variable of this.variables.values()) releaseState(variable)
   }
 
@@ -315,46 +408,16 @@ export class Model extends Callable {
         { subject: 'images', given: images.dtype },
       )
   }
-
-  #compare(path: string, file: SafetensorsFile): void {
-    const missing = [...this.variables.keys()].filter((name) => !file.tensors.has(name))
-    const unexpected = [...file.tensors.keys()].filter((name) => !this.variables.has(name) && !name.startsWith(TRAINING_PREFIX))
-    const reshaped = [...this.variables].flatMap(([name, { type }]) => {
-      const found = file.tensors.get(name)
-      return found && !sameShape(found.shape, type.shape)
-        ? [`${name} ${formatShape(found.shape)} instead of ${formatShape(type.shape)}`]
-        : []
-    })
-    if (missing.length + unexpected.length + reshaped.length === 0) return
-    const list = (label: string, names: readonly string[]) =>
-      names.length > 0 ? [`${names.length} ${label} (${names.slice(0, 4).join(', ')}${names.length > 4 ? ', …' : ''})`] : []
-    const parts = [...list('missing', missing), ...list('unexpected', unexpected), ...list('of another shape', reshaped)]
-    const own = readMetadata(path, file.metadata)
-    const hint = own
-      ? `The file holds '${own.architecture}' with options ${JSON.stringify(own.options)}`
-      : 'The file does not say which architecture it belongs to'
-    throw new SepconvError('ERR_WEIGHTS', `${path} does not fit this ${this.config.architecture}: ${parts.join('; ')}`, {
-      subject: path,
-      given: { missing, unexpected, reshaped },
-      hint,
-    })
-  }
 }
 
-/** What a file written by `saveWeights` says of its model; `undefined` for files of other programs. @throws ERR_FORMAT. */
-export function readMetadata(path: string, metadata: Readonly<Record<string, string>>): ModelConfig | undefined {
-  if (metadata.format !== 'sepconv' || metadata.architecture === undefined) return undefined
-  try {
-    return {
-      architecture: metadata.architecture,
-      options: JSON.parse(metadata.options ?? '{}') as Record<string, unknown>,
-      preprocessing: JSON.parse(metadata.preprocessing ?? '{}') as Preprocessing,
-      ...(metadata.labels !== undefined && { labels: JSON.parse(metadata.labels) as string[] }),
-    }
-  } catch (cause) {
-    throw new SepconvError('ERR_FORMAT', `${path}: its metadata is not valid JSON`, { subject: path, cause })
-  }
+/** The file's labels; published weights of a thousand classes carry none and are ImageNet's. */
+async function labelsOf(source: WeightsSource): Promise<readonly string[] | undefined> {
+  if (source.labels || source.convention === 'own') return source.labels
+  return (await import('../data/imagenet.js')).IMAGENET_LABELS
 }
+
+/** Options that say how weights are run and change no shape. */
+const ADOPTED = ['poolPadding', 'epsilon']
 
 /**
  * Creates a model by its registered name, with random weights or those of a file.
@@ -369,39 +432,37 @@ export async function createModel(name: string, options: ModelOptions & Readonly
   const { weights, device, seed, labels, preprocessing } = options
   const given = Object.fromEntries(Object.entries(options).filter(([key, value]) => known.includes(key) && value !== undefined))
   if (weights === undefined) return new Model(name, given, { device, seed, labels, preprocessing })
-  const stored = await storedConfig(weights)
-  const inherited = stored?.architecture === name ? stored : undefined
-  const model = new Model(
-    name,
-    { ...inherited?.options, ...given },
-    { device, seed, labels, preprocessing: { ...inherited?.preprocessing, ...preprocessing } },
-  )
-  try {
-    await model.loadWeights(weights)
-  } catch (error) {
-    model.dispose()
-    throw error
-  }
-  return model
+  await using file = await openWeightsFile(weights)
+  return await fromFile(file, name, options)
 }
 
 /**
- * Creates the model that a weights file says it belongs to.
- * @throws ERR_WEIGHTS when the file does not say so.
+ * Creates the model that a weights file belongs to, by its metadata or by its tensors' names.
+ * @param options as those of {@link createModel}.
+ * @throws ERR_WEIGHTS when neither says so; what createModel throws.
  */
-export async function loadModel(weights: string, options: Omit<ModelOptions, 'weights'> = {}): Promise<Model> {
-  const stored = await storedConfig(weights)
-  if (!stored)
-    throw new SepconvError('ERR_WEIGHTS', `${weights} does not say which model it belongs to`, {
-      subject: weights,
-      hint: 'Name the architecture: createModel(name, { weights })',
-    })
-  return createModel(stored.architecture, { ...options, weights })
+export async function loadModel(
+  weights: string,
+  options: Omit<ModelOptions, 'weights'> & Readonly<Record<string, unknown>> = {},
+): Promise<Model> {
+  await using file = await openWeightsFile(weights)
+  return await fromFile(file, undefined, options)
 }
 
-async function storedConfig(weights: string): Promise<ModelConfig | undefined> {
-  await using file = await SafetensorsFile.open(weights)
-  return readMetadata(weights, file.metadata)
+async function fromFile(
+  file: WeightsFile,
+  name: string | undefined,
+  options: ModelOptions & Readonly<Record<string, unknown>>,
+): Promise<Model> {
+  const givenOf = (known: readonly string[]) =>
+    Object.fromEntries(Object.entries(options).filter(([key, value]) => known.includes(key) && value !== undefined))
+  const source = identify(file, name, name === undefined ? {} : givenOf(architecture(name).options))
+  const model = name ?? source.architecture
+  const { options: known } = architecture(model)
+  checkOptions(model, options, [...MODEL_OPTIONS, ...known])
+  const { head, device, seed, labels, preprocessing } = options
+  const inherited = source.architecture === model ? source.options : {}
+  return await Model.from(file, source, model, { ...inherited, ...givenOf(known) }, { head, device, seed, labels, preprocessing })
 }
 
 /** What the published Xception weights want: shorter side to 333, centre 299, [−1, 1] (see docs/xception.md). */

@@ -3,6 +3,7 @@
 import { nearest, SepconvError } from '../errors.js'
 import type { Value } from '../graph/graph.js'
 import type { Layer } from '../nn/layer.js'
+import type { Convention, LayerNames } from '../weights/conventions.js'
 import type { Preprocessing } from './model.js'
 
 /** What an architecture builds: layers, and what one must know to feed them. */
@@ -22,12 +23,26 @@ export interface Network {
   readonly preprocessing?: Partial<Preprocessing>
 }
 
+/** Options of the architecture and preprocessing that come with weights of one origin. */
+export interface SourceDefaults {
+  readonly options?: Readonly<Record<string, unknown>>
+  readonly preprocessing?: Partial<Preprocessing>
+}
+
 /** An entry of the registry. */
 export interface Architecture {
   readonly name: string
   readonly description: string
   /** Names of the options that `build` takes. */
   readonly options: readonly string[]
+  /** The layer that maps features to classes. Default `'predictions'`. */
+  readonly head?: string
+  /** Every layer with weights under the names of other programs, for given options; without it only our own files fit. */
+  layerNames?(options: Readonly<Record<string, unknown>>): readonly LayerNames[]
+  /** Prefixes of variable names by stage, from the input to the output, for freezing and layer-wise learning rates. */
+  stages?(options: Readonly<Record<string, unknown>>): Readonly<Record<'entry' | 'middle' | 'exit' | 'head', readonly string[]>>
+  /** What weights of each origin were trained with. */
+  readonly sources?: Readonly<Partial<Record<Convention, SourceDefaults>>>
   /** Builds the layers. @throws ERR_ARGUMENT for bad options. */
   build(options: Readonly<Record<string, unknown>>): Network
 }

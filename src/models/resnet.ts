@@ -116,5 +116,6 @@ for (const [name, blocks, parameters] of [
     name,
     description: `ResNet-${name.slice(6)} (He et al. 2016), ${parameters} parameters at 1000 classes`,
     options: [...BASELINE_OPTIONS, ...OWN],
+    head: 'fc',
     build: (options) => buildResNet(name, blocks, options as ResNetOptions),
   })

@@ -63,6 +63,7 @@ export function buildVgg16(options: VggOptions = {}): Network {
 
 registerModel({
   name: 'vgg16',
+  head: 'classifier.6',
   description: 'VGG-16 (Simonyan and Zisserman 2015), 138,357,544 parameters at 1000 classes',
   options: [...BASELINE_OPTIONS, ...OWN],
   build: (options) => buildVgg16(options as VggOptions),

@@ -36,6 +36,7 @@ import type { Activation } from '../ops/activation.js'
 import type { Padding } from '../ops/geometry.js'
 import { named } from './common.js'
 import { type Network, registerModel } from './registry.js'
+import { xceptionNames } from './xceptionNames.js'
 
 /** Options of Xception; the defaults are the published model. */
 export interface XceptionOptions {
@@ -217,9 +218,19 @@ function headLayers(features: number, classes: number, pooling: 'avg' | 'max', o
   return head
 }
 
+const KERAS = { options: { poolPadding: 'tf', epsilon: 1e-3 } }
+const PYTORCH = { options: { poolPadding: 'symmetric', epsilon: 1e-5 } }
+
 registerModel({
   name: 'xception',
   description: 'Xception (Chollet 2017), 22,855,952 parameters at 1000 classes',
   options: OPTIONS,
+  layerNames: (options) => xceptionNames(options),
+  stages({ middleRepeats = 8 }) {
+    const blocks = (first: number, last: number) => Array.from({ length: last - first + 1 }, (_, i) => `block${first + i}`)
+    const last = 6 + (middleRepeats as number)
+    return { entry: blocks(1, 4), middle: blocks(5, last - 2), exit: blocks(last - 1, last), head: ['fc1', 'fc2', 'predictions'] }
+  },
+  sources: { keras: KERAS, keras1: KERAS, keras3: KERAS, timm: PYTORCH, lucid: PYTORCH },
   build: (options) => buildXception(options as XceptionOptions),
 })

@@ -67,7 +67,18 @@ export interface CompileOptions {
   substitute?: (variable: Variable) => Variable
 }
 
-const COMPILE_OPTIONS = ['device', 'memoryLimit', 'optimise', 'training', 'substitute', 'train', 'average', 'clipNorm', 'accumulate']
+const COMPILE_OPTIONS = [
+  'device',
+  'memoryLimit',
+  'optimise',
+  'training',
+  'substitute',
+  'train',
+  'average',
+  'clipNorm',
+  'accumulate',
+  'rateOf',
+]
 
 /** Options of {@link compile} that make a training step. */
 export interface TrainOptions extends CompileOptions {
@@ -79,6 +90,8 @@ export interface TrainOptions extends CompileOptions {
   clipNorm?: number
   /** Runs per update: gradients are averaged over so many runs, the last of which updates the parameters. Default 1. */
   accumulate?: number
+  /** A factor of the learning rate for each variable. Default 1. */
+  rateOf?: (variable: Variable) => number
 }
 
 /** What changes from step to step without a new program. */
@@ -303,7 +316,10 @@ function trainStep(fn: (batch: never) => Structure, options: CompileOptions & Pa
     updateAverages(graph, flag, context.averages)
     const { gradients: parameters, flag: due } =
       partCount > 1 ? accumulate(graph, flag, part, apply, pairs, means) : { gradients: pairs, flag }
-    const updated = optimizer.update({ graph, rate, flag: due, scale: gradientScale(graph, parameters, options.clipNorm), parameters })
+    const scale = gradientScale(graph, parameters, options.clipNorm)
+    const updated = byFactor(parameters, options.rateOf).flatMap(([factor, group]) =>
+      optimizer.update({ graph, rate: factor === 1 ? rate : multiplied(rate, factor), flag: due, scale, parameters: group }),
+    )
     if (options.average) updateWeightAverage(graph, due, decay, options.average, [...updated, ...runningValues(graph, context)])
     return { ...outputs, loss, finite: flag }
   })
@@ -353,6 +369,21 @@ function trainStep(fn: (batch: never) => Structure, options: CompileOptions & Pa
     },
   }
 }
+
+/** Parameters that share a factor of the learning rate are updated in one call. */
+function byFactor(pairs: readonly ParameterGradient[], rateOf: TrainOptions['rateOf'] = () => 1): [number, ParameterGradient[]][] {
+  const groups = new Map<number, ParameterGradient[]>()
+  for (const pair of pairs) {
+    const factor = rateOf(pair.variable)
+    groups.set(factor, [...(groups.get(factor) ?? []), pair])
+  }
+  return [...groups]
+}
+
+const multiplied = (rate: Value, factor: number): Value =>
+  emit(opDefinition('binary'), [rate, rate.graph.constant({ shape: [], dtype: 'float32' }, Float32Array.of(factor))], {
+    function: 'multiply',
+  })
 
 /** Options of {@link valueAndGrad}. */
 export interface ValueAndGradOptions extends CompileOptions {

@@ -16,7 +16,8 @@ import { SepconvError } from '../errors.js'
 import { fileError, writeAtomic } from '../files.js'
 import { elements, sameShape } from '../graph/types.js'
 import type { Variable } from '../graph/variable.js'
-import { type Model, readMetadata } from '../models/model.js'
+import type { Model } from '../models/model.js'
+import { writeMetadata } from '../models/source.js'
 import type { Best } from './events.js'
 import { readState, writeState } from '../runtime/state.js'
 import { SafetensorsFile, writeSafetensors } from '../weights/safetensors.js'
@@ -42,15 +43,7 @@ const CONFIG = 'config.json'
 
 /** Names in `last.safetensors`: the model's own, and training's under `train.`. */
 export async function saveCheckpoint(folder: string, model: Model, companions: readonly Variable[], state: TrainingState): Promise<void> {
-  const { architecture, options, preprocessing, labels } = model.config
-  const metadata = {
-    format: 'sepconv',
-    architecture,
-    options: JSON.stringify(options),
-    preprocessing: JSON.stringify(preprocessing),
-    ...(labels && { labels: JSON.stringify(labels) }),
-    training: JSON.stringify(state),
-  }
+  const metadata = { ...writeMetadata(model.config), training: JSON.stringify(state) }
   const all = [...model.variables.values(), ...companions]
   const tensors = new Map(
     all.map((variable) => [variable.name, { dtype: 'F32' as const, shape: variable.type.shape, data: () => readState(variable) }]),
@@ -74,8 +67,19 @@ export async function loadCheckpoint(folder: string, model: Model, companions: r
     await file.readInto(variable.name, data)
     writeState(variable, data, model.executor)
   }
+  return parseState(path, file)
+}
+
+/** Where the run in `folder` stands, without its tensors. */
+export async function storedState(folder: string): Promise<TrainingState> {
+  const path = join(folder, LAST)
+  await using file = await SafetensorsFile.open(path)
+  return parseState(path, file)
+}
+
+function parseState(path: string, { metadata }: SafetensorsFile): TrainingState {
   try {
-    return JSON.parse(file.metadata.training ?? '') as TrainingState
+    return JSON.parse(metadata.training ?? '') as TrainingState
   } catch (cause) {
     throw new SepconvError('ERR_FORMAT', `${path} has no training state`, { subject: path, cause })
   }
@@ -137,10 +141,4 @@ function compareConfigs(was: unknown, is: unknown, path = ''): string[] {
     )
   }
   return JSON.stringify(was) === JSON.stringify(is) ? [] : [`${path} was ${JSON.stringify(was)}, is ${JSON.stringify(is)}`]
-}
-
-/** The configuration of the model inside a checkpoint. */
-export async function checkpointModel(path: string) {
-  await using file = await SafetensorsFile.open(path)
-  return readMetadata(path, file.metadata)
 }

@@ -26,6 +26,8 @@ export interface EvaluateOptions {
   /** Most bytes of decoded pictures to keep between evaluations. Default: the loader's. */
   cacheBytes?: number
   signal?: AbortSignal
+  /** Sees the logits of every picture that could be read, with its place among the samples. */
+  observe?: (logits: Float32Array, sample: number) => void
   /** Called after every batch. */
   onProgress?: (progress: { readonly done: number; readonly total: number }) => void
 }
@@ -61,13 +63,22 @@ export class Evaluator {
     private readonly options: EvaluateOptions = {},
     substitute?: (variable: Variable) => Variable,
   ) {
-    checkOptions('evaluate', options, ['batch', 'size', 'strict', 'map', 'onScored', 'cacheBytes', 'signal', 'onProgress'])
+    checkOptions('evaluate', options, ['batch', 'size', 'strict', 'map', 'onScored', 'cacheBytes', 'signal', 'observe', 'onProgress'])
     this.#logits = compile((x: Value) => model(x), { device: model.device, ...(substitute && { substitute }) })
   }
 
   async run(): Promise<Evaluation> {
     const { model, samples } = this
-    const { batch = 32, size = model.config.preprocessing.size, strict = false, cacheBytes, signal, onProgress, onScored } = this.options
+    const {
+      batch = 32,
+      size = model.config.preprocessing.size,
+      strict = false,
+      cacheBytes,
+      signal,
+      observe,
+      onProgress,
+      onScored,
+    } = this.options
     if (samples.length === 0) throw new SepconvError('ERR_DATA', 'evaluate: there are no pictures', { subject: 'samples' })
     const several = samples.some(({ labels }) => labels !== undefined)
     const outside = samples.find(({ label, labels }) => Math.max(label, ...(labels ?? [])) >= model.network.classes)
@@ -104,6 +115,11 @@ export class Evaluator {
       else meter.add(scores, labels)
       if (ranking) ranking.add(scores, sets)
       if (onScored) report(scores, indices, samples, several, onScored)
+      if (observe) {
+        const { classes } = model.network
+        for (let row = 0; row < count; row++)
+          if (labels[row]! >= 0) observe(scores.subarray(row * classes, (row + 1) * classes), done + row)
+      }
       input.dispose()
       logits.dispose()
       done += count

@@ -32,8 +32,11 @@ export type FitEvent =
       readonly validationImages: number
       readonly classes: number
       readonly parameters: number
+      /** Values of parameters that stay as they are. */
+      readonly frozen: number
       readonly device: string
     }
+  | { readonly type: 'unfrozen'; readonly epoch: number; readonly stages: readonly string[]; readonly frozen: number }
   | {
       readonly type: 'step'
       readonly epoch: number

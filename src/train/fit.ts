@@ -18,9 +18,10 @@ import { readState, releaseState, writeState } from '../runtime/state.js'
 import type { Tensor } from '../runtime/tensor.js'
 import { type TrackedAverage, weightAverage } from './average.js'
 import { BatchMaker, lossOf } from './batch.js'
-import { BEST, LAST, loadCheckpoint, openRun, PREDICTIONS, saveCheckpoint, type TrainingState } from './checkpoint.js'
+import { BEST, LAST, loadCheckpoint, openRun, PREDICTIONS, saveCheckpoint, storedState, type TrainingState } from './checkpoint.js'
 import { type Evaluation, Evaluator, type Scored } from './evaluate.js'
 import type { FitEvent, Metric, Scores } from './events.js'
+import { type FreezeOptions, Freezing } from './freeze.js'
 import { RunLog } from './log.js'
 import { createOptimizer, type TrainingOptimizer } from './optimizer.js'
 import { EpochMeter, Speed } from './progress.js'
@@ -34,7 +35,7 @@ export type { FitEvent } from './events.js'
 export type Callback = (event: FitEvent, run: { readonly model: Model; stop(): void }) => void | Promise<void>
 
 /** Options of {@link fit}. */
-export interface FitOptions extends TrainingSettings {
+export interface FitOptions extends TrainingSettings, FreezeOptions {
   model: Model
   data: Dataset
   /** Where settings that are not given come from: the name of a recipe that ships, a path, or the recipe itself. */
@@ -56,7 +57,22 @@ export interface FitOptions extends TrainingSettings {
   signal?: AbortSignal
 }
 
-const OPTIONS = ['model', 'data', 'recipe', 'out', 'resume', 'memoryLimit', 'checkpointSteps', 'snapshots', 'strict', 'callbacks', 'signal']
+const OPTIONS = [
+  'model',
+  'data',
+  'recipe',
+  'out',
+  'resume',
+  'memoryLimit',
+  'checkpointSteps',
+  'snapshots',
+  'strict',
+  'callbacks',
+  'signal',
+  'freeze',
+  'unfreezeEvery',
+  'rates',
+]
 
 /** Seconds after which a long epoch is checkpointed in between. */
 const CHECKPOINT_SECONDS = 60
@@ -91,9 +107,13 @@ type Step = TrainStep<{ images: Tensor; labels: Tensor }, { logits: Tensor }>
 class Run {
   readonly #optimizer: TrainingOptimizer
   readonly #average: TrackedAverage | undefined
-  readonly #step: Step
   readonly #batches: BatchMaker
-  readonly #evaluator: Evaluator | undefined
+  readonly #freezing: Freezing
+  /** Averages that have their first value. */
+  readonly #started = new Set<Variable>()
+  #level: number
+  #step: Step
+  #evaluator: Evaluator | undefined
   #scored: Scored[] = []
   #log: RunLog | undefined
   #pictures: ImageLoader | undefined
@@ -105,31 +125,74 @@ class Run {
     private readonly options: FitOptions,
     private readonly settings: Settings,
   ) {
-    const { model, data, strict = false } = options
-    const { average, averageDecay, batch, size, accumulate, clipNorm } = settings
+    const { model, data } = options
+    const { average, averageDecay } = settings
     this.#optimizer = createOptimizer(settings.optimizer, settings.rate)
     this.#average = average === 'none' ? undefined : weightAverage(average, averageDecay)
     this.#batches = new BatchMaker(model, data.train, settings, data.multiLabel === true)
     model.labels ??= data.classes
-    this.#step = compile(
+    this.#freezing = new Freezing(model, options)
+    this.#level = this.#freezing.level(1)
+    this.#freezing.apply(this.#level)
+    this.#step = this.#compile()
+    this.#evaluator = this.#newEvaluator()
+  }
+
+  #compile(): Step {
+    const { model } = this.options
+    const { accumulate, clipNorm } = this.settings
+    return compile(
       ({ images, labels }: { images: Value; labels: Value }) => {
         const logits = model(images)
-        return { loss: lossOf(logits, labels, settings), logits }
+        return { loss: lossOf(logits, labels, this.settings), logits }
       },
       {
         device: model.device,
         train: this.#optimizer,
-        memoryLimit: options.memoryLimit,
+        memoryLimit: this.options.memoryLimit,
         clipNorm,
         accumulate,
+        rateOf: (variable) => this.#freezing.rateOf(variable),
         ...(this.#average && { average: this.#average }),
       },
     ) as unknown as Step
+  }
+
+  #newEvaluator(): Evaluator | undefined {
+    const { model, data, strict = false } = this.options
+    const { batch, size } = this.settings
     const averaged = this.#average && ((variable: Variable) => this.#tracked().get(variable) ?? variable)
     // Without the signal: an evaluation is finished before a run stops, so that the checkpoint after it holds the epoch's scores.
     const onScored = (scored: Scored) => void this.#scored.push(scored)
-    if (data.validation.length > 0)
-      this.#evaluator = new Evaluator(model, data.validation, { batch: Math.min(batch, 256), size, strict, onScored }, averaged)
+    if (data.validation.length === 0) return undefined
+    return new Evaluator(model, data.validation, { batch: Math.min(batch, 256), size, strict, onScored }, averaged)
+  }
+
+  /** Compiles another step where an epoch trains more stages than the one before. */
+  async #thaw(epoch: number): Promise<boolean> {
+    const level = this.#freezing.level(epoch)
+    if (level === this.#level) return false
+    this.#level = level
+    this.#freezing.apply(level)
+    this.#step.dispose()
+    this.#step = this.#compile()
+    // Its program reads averages in place of weights, and there are more of them now.
+    this.#evaluator?.dispose()
+    this.#evaluator = this.#newEvaluator()
+    await this.#prepare()
+    return true
+  }
+
+  /** What the run is; freezing only where it was asked for, so that runs without it stay as they were. */
+  #description() {
+    const { model, data, freeze, unfreezeEvery, rates } = this.options
+    const description = describeRun(model, data, this.settings, this.#optimizer.options)
+    const tuning = {
+      ...(freeze !== undefined && { freeze }),
+      ...(unfreezeEvery !== undefined && { unfreezeEvery }),
+      ...(rates && { rates }),
+    }
+    return { ...description, settings: { ...(description.settings as object), ...tuning } }
   }
 
   async *events(): AsyncGenerator<FitEvent, void, undefined> {
@@ -139,8 +202,10 @@ class Run {
     const steps = epochs * stepsPerEpoch
     await this.#prepare()
     if (out !== undefined) {
-      await openRun(out, describeRun(model, data, this.settings, this.#optimizer.options), resume)
+      await openRun(out, this.#description(), resume)
       if (resume && existsSync(join(out, LAST))) {
+        // The checkpoint holds what the last step trained; what the next epoch adds comes in the loop.
+        await this.#thaw(Math.floor(Math.max(0, (await storedState(out)).step - 1) / stepsPerEpoch) + 1)
         this.#state = await loadCheckpoint(out, model, this.#companions())
         this.#meter.restore(this.#state)
       }
@@ -156,6 +221,7 @@ class Run {
       validationImages: data.validation.length,
       classes: data.classes.length,
       parameters: this.#step.parameters.length,
+      frozen: this.#freezing.frozen,
       device: model.device,
     })
 
@@ -167,6 +233,10 @@ class Run {
       for await (const loaded of await this.#loader()) {
         if (this.#stopping) return yield* this.#stop(stepsPerEpoch)
         const { step } = this.#state
+        if (step % stepsPerEpoch === 0 && (await this.#thaw(step / stepsPerEpoch + 1))) {
+          const stages = this.#freezing.stages(this.#level) ?? []
+          yield* this.#emit({ type: 'unfrozen', epoch: step / stepsPerEpoch + 1, stages, frozen: this.#freezing.frozen })
+        }
         const position = { step, stepsPerEpoch, epochs, batch }
         const rate = rateAt(this.settings.rate, this.settings.schedule, position)
         const since = performance.now()
@@ -207,6 +277,7 @@ class Run {
   async dispose(): Promise<void> {
     this.#step.dispose()
     this.#evaluator?.dispose()
+    this.#freezing.restore()
     for (const variable of this.#companions()) releaseState(variable)
     await this.#log?.close()
   }
@@ -239,8 +310,11 @@ class Run {
     this.#step.executable({ images, labels })
     images.dispose()
     labels.dispose()
-    for (const [source, average] of this.#average?.entries() ?? [])
+    for (const [source, average] of this.#average?.entries() ?? []) {
+      if (this.#started.has(average)) continue
+      this.#started.add(average)
       writeState(average, await readState(source), this.options.model.executor)
+    }
   }
 
   /** One update; returns the mean loss of the batch. */

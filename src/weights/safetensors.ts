@@ -11,6 +11,7 @@ import { open } from 'node:fs/promises'
 import { endianness } from 'node:os'
 import { SepconvError } from '../errors.js'
 import { fileError, type WriteOptions, writeAtomic } from '../files.js'
+import type { WeightsFile } from './file.js'
 import { bfloat16ToFloat32, float16ToFloat32 } from './half.js'
 import {
   MAX_HEADER_BYTES,
@@ -37,7 +38,8 @@ export type ReadTarget = Float32Array | Float64Array | Int32Array | BigInt64Arra
  *     await using file = await SafetensorsFile.open('weights.safetensors')
  *     for (const { name, elements } of file.tensors.values()) await file.readInto(name, new Float32Array(elements))
  */
-export class SafetensorsFile implements SafetensorsHeader, AsyncDisposable {
+export class SafetensorsFile implements SafetensorsHeader, WeightsFile {
+  readonly format = 'safetensors'
   readonly tensors: ReadonlyMap<string, SafetensorsEntry>
   readonly metadata: Readonly<Record<string, string>>
 

@@ -6,7 +6,7 @@ import { xceptionBlock } from '../../src/nn/index.js'
 import { compile } from '../../src/runtime/function.js'
 import { writeState } from '../../src/runtime/state.js'
 import { openDevice } from '../../src/runtime/device.js'
-import { readMetadata } from '../../src/models/model.js'
+import { readMetadata } from '../../src/models/source.js'
 
 const count = (options: XceptionOptions) => summarize(buildXception(options))
 

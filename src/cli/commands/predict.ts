@@ -4,7 +4,7 @@ import { Command } from 'commander'
 import type { RgbImage } from '../../data/image.js'
 import { SepconvError } from '../../errors.js'
 import type { Prediction } from '../../models/model.js'
-import { deviceOption, jsonOption, threadsOption, wholeNumber } from '../options.js'
+import { deviceOption, jsonOption, resizeOption, threadsOption, wholeNumber } from '../options.js'
 import { milliseconds, percent } from '../table.js'
 import { Progress, say, writeJson, writeText } from '../ui.js'
 import { describeDevice, openWeights, type WeightsSettings } from '../weights.js'
@@ -28,11 +28,12 @@ export const predictCommand = (): Command =>
     .summary('name the most probable classes of pictures')
     .description('Classifies pictures (JPEG, PNG, WebP, GIF, TIFF, AVIF) with trained weights.')
     .argument('<image...>', 'picture files')
-    .option('--weights <file>', 'trained weights, such as runs/pets/best.safetensors')
-    .option('--model <name>', "the architecture (default: what the weights' metadata says, else xception)")
+    .option('--weights <file>', 'trained weights: a file, or a name such as timm/legacy_xception.tf_in1k (see docs/weights.md)')
+    .option('--model <name>', 'the architecture (default: what the weights say)')
     .option('--top <n>', 'how many classes', wholeNumber(), 5)
     .option('--labels <file>', 'names of the classes: one per line, or JSON (default: those in the weights)')
     .option('--strict', 'fail on the first picture that cannot be read instead of skipping it')
+    .addOption(resizeOption())
     .addOption(deviceOption())
     .addOption(threadsOption())
     .addOption(jsonOption())

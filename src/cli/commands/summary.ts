@@ -34,9 +34,9 @@ async function summarizeNamed(name: string, options: Record<string, unknown>): P
     import('../../models/index.js'),
   ])
   if (!existsSync(name)) return summarize(architecture(name).build(options))
-  const { storedModel } = await import('../weights.js')
-  const stored = await storedModel(name)
-  return summarize(architecture(stored.architecture).build({ ...stored.options, ...options }))
+  const { readSource } = await import('../../models/source.js')
+  const source = await readSource(name)
+  return summarize(architecture(source.architecture).build({ ...source.options, ...options }))
 }
 
 export function formatSummary({ parameters, macs, inputShape, layers }: ModelSummary): string {

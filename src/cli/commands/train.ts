@@ -6,13 +6,14 @@
 import { basename, resolve } from 'node:path'
 import { Command } from 'commander'
 import { SepconvError } from '../../errors.js'
+import type { Preprocessing } from '../../models/model.js'
 import type { FitOptions } from '../../train/fit.js'
 import { addModelOptions, type DeviceSettings, deviceOption, jsonOption, modelOptions, selectDevice, threadsOption } from '../options.js'
 import { ExitStatus } from '../status.js'
 import { trainReporter } from '../trainReporter.js'
-import { addTrainingOptions, givenOptions, storedRecipe } from '../trainSettings.js'
+import { addTrainingOptions, givenOptions, storedRecipe, storedTuning } from '../trainSettings.js'
 import { clear, say, writeJsonLine, writeText } from '../ui.js'
-import { describeDevice } from '../weights.js'
+import { describeDevice, downloaded } from '../weights.js'
 
 interface Settings extends DeviceSettings, Readonly<Record<string, unknown>> {
   device?: string
@@ -21,6 +22,8 @@ interface Settings extends DeviceSettings, Readonly<Record<string, unknown>> {
   resume?: string | true
   model?: string
   recipe?: string
+  weights?: string
+  size?: number
   strict?: boolean
   json?: boolean
 }
@@ -34,7 +37,7 @@ export function trainCommand(): Command {
     .argument('[dir]', 'the pictures (with --resume: those of the run that goes on)')
     .option('--out <folder>', 'where checkpoints and log go (default: runs/<name of DIR>)')
     .option('--resume [folder]', 'go on with the run in that folder (default: --out)')
-    .option('--model <name>', 'the architecture (default: xception)')
+    .option('--model <name>', 'the architecture (default: that of --weights, else xception)')
   addTrainingOptions(command).optionsGroup('Model:')
   // The number of classes is that of the data.
   return addModelOptions(command, { classes: false })
@@ -44,7 +47,7 @@ export function trainCommand(): Command {
     .addOption(jsonOption())
     .addHelpText(
       'after',
-      '\nExamples:\n  $ sepconv train pets/ --epochs 20 --size 150\n  $ sepconv train imagenet/ --model inception_v3 --recipe paper-imagenet --batch 64\n  $ sepconv train --resume runs/pets\n  $ sepconv train pets/ --width 0.25 --middle-repeats 2 --size 96 --batch 64 --json > events.jsonl',
+      '\nExamples:\n  $ sepconv train pets/ --epochs 20 --size 150\n  $ sepconv train imagenet/ --model inception_v3 --recipe paper-imagenet --batch 64\n  $ sepconv train pets/ --weights keras/xception --freeze middle --layer-rates exit=0.1\n  $ sepconv train --resume runs/pets\n  $ sepconv train pets/ --width 0.25 --middle-repeats 2 --size 96 --batch 64 --json > events.jsonl',
     )
     .action(train)
 }
@@ -60,6 +63,7 @@ async function train(directory: string | undefined, settings: Settings): Promise
   if (!resume && directory === undefined)
     throw new SepconvError('ERR_ARGUMENT', 'train needs a folder of pictures', { subject: 'dir', hint: 'sepconv train pets/' })
   const device = selectDevice(settings)
+  if (settings.weights !== undefined && !resume) settings.weights = await downloaded(settings.weights)
   const [plan, { openDataset }, { createModel }, { fit }] = await Promise.all([
     resume ? storedPlan(out!, settings) : freshPlan(settings),
     import('../../data/open.js'),
@@ -71,6 +75,7 @@ async function train(directory: string | undefined, settings: Settings): Promise
   const data = await openDataset(root, { strict: settings.strict === true })
   using model = await createModel(plan.architecture, {
     ...plan.modelOptions,
+    ...(await weightsOptions(settings, plan, data.classes)),
     classes: data.classes.length,
     device,
     seed: plan.seed,
@@ -107,9 +112,30 @@ async function train(directory: string | undefined, settings: Settings): Promise
   }
 }
 
+/** What `--weights` adds: the file, a new head unless its classes are these, and its preprocessing at the size asked for. */
+async function weightsOptions({ weights, size }: Settings, { preprocessing }: Plan, classes: readonly string[]) {
+  if (preprocessing) return { preprocessing }
+  if (weights === undefined) return {}
+  const { readSource } = await import('../../models/source.js')
+  const source = await readSource(weights)
+  const same = source.labels?.length === classes.length && source.labels.every((label, i) => label === classes[i])
+  return {
+    weights,
+    head: same ? ('load' as const) : ('new' as const),
+    ...(size !== undefined && { preprocessing: { size, resize: Math.round((size * 333) / 299) } }),
+  }
+}
+
+async function readArchitecture(weights: string): Promise<string> {
+  await import('../../models/index.js')
+  return (await (await import('../../models/source.js')).readSource(weights)).architecture
+}
+
 interface Plan {
   architecture: string
   modelOptions: Record<string, unknown>
+  /** Of a run that goes on. */
+  preprocessing?: Preprocessing
   fit: Omit<FitOptions, 'model' | 'data'>
   batch: number
   seed: number
@@ -119,7 +145,8 @@ interface Plan {
 
 async function freshPlan(settings: Settings): Promise<Plan> {
   const fit = givenOptions(settings)
-  const name = settings.model ?? 'xception'
+  const { weights } = settings
+  const name = settings.model ?? (weights === undefined ? 'xception' : await readArchitecture(weights))
   const [{ loadRecipe, recipeFor }, { architecture }] = await Promise.all([
     import('../../train/recipe.js'),
     import('../../models/registry.js'),
@@ -144,7 +171,7 @@ async function storedPlan(folder: string, settings: Settings): Promise<Plan> {
   const { readConfig } = await import('../../train/checkpoint.js')
   const config = (await readConfig(folder)) as {
     version: number
-    model: { architecture: string; options: Record<string, unknown> }
+    model: { architecture: string; options: Record<string, unknown>; preprocessing: Preprocessing }
     data: { root: string }
     settings: { seed: number; batch: number }
   }
@@ -156,7 +183,8 @@ async function storedPlan(folder: string, settings: Settings): Promise<Plan> {
   return {
     architecture: settings.model ?? config.model.architecture,
     modelOptions: { ...config.model.options, ...modelOptions(settings) },
-    fit: { ...givenOptions(settings), recipe: storedRecipe(config.settings) },
+    preprocessing: config.model.preprocessing,
+    fit: { ...storedTuning(config.settings), ...givenOptions(settings), recipe: storedRecipe(config.settings) },
     batch: config.settings.batch,
     seed: config.settings.seed,
     root: config.data.root,

@@ -1,0 +1,153 @@
+/** What a weights file holds, judged by its tensors: whose names, hence which layout, pool padding, epsilon and preprocessing. */
+
+import { SepconvError } from '../errors.js'
+import { type Convention, HEAD_ALIASES, type NamedTensor, namedTensors } from '../weights/conventions.js'
+import { openWeightsFile, type WeightsFile } from '../weights/file.js'
+import type { ModelConfig, Preprocessing } from './model.js'
+import { type Architecture, architecture, listModels } from './registry.js'
+
+/** What a file says, and what its names imply, about the model that it belongs to. */
+export interface WeightsSource {
+  readonly architecture: string
+  readonly convention: 'own' | Convention
+  /** Options of the architecture. */
+  readonly options: Readonly<Record<string, unknown>>
+  readonly preprocessing: Partial<Preprocessing>
+  readonly labels?: readonly string[]
+  /** In front of every name, such as `module.` after data-parallel training. */
+  readonly prefix: string
+  /** The head's name in the file; `undefined` where it has none. */
+  readonly head?: string
+}
+
+const CONVENTIONS: Readonly<Record<WeightsFile['format'], readonly Convention[]>> = {
+  safetensors: ['timm', 'lucid'],
+  pytorch: ['timm', 'lucid'],
+  hdf5: ['keras', 'keras1', 'keras3'],
+}
+const PREFIXES = ['', 'module.', 'model.', 'backbone.', 'module.model.', '_orig_mod.']
+
+/**
+ * Identifies a file, as one of `name` or of any architecture.
+ * @throws ERR_WEIGHTS when its tensors are nobody's that is known here; ERR_FORMAT for metadata that is no JSON.
+ */
+export function identify(file: WeightsFile, name?: string, given: Readonly<Record<string, unknown>> = {}): WeightsSource {
+  const stored = readMetadata(file.path, file.metadata)
+  if (stored) {
+    const convention = conventionOf(file, stored)
+    return { ...stored, convention, prefix: '', ...headOf(file, convention, '') }
+  }
+  let best: { share: number; source: WeightsSource } | undefined
+  for (const candidate of name === undefined ? listModels().map((model) => model.name) : [name]) {
+    const found = match(file, architecture(candidate), given)
+    if (found && found.share > (best?.share ?? 0)) best = found
+  }
+  if (best) return best.source
+  const names = [...file.tensors.keys()]
+  throw new SepconvError(
+    'ERR_WEIGHTS',
+    `${file.path} holds none of the names that are known for ${name ?? 'any model'}: its ${names.length} tensors are called ${names.slice(0, 3).join(', ')}, …`,
+    {
+      subject: file.path,
+      given: names.slice(0, 20),
+      hint: name === undefined ? 'Name the architecture, such as xception' : 'Is it of another architecture, width or depth?',
+    },
+  )
+}
+
+/** What the weights file at `path` holds. */
+export async function readSource(path: string): Promise<WeightsSource> {
+  await using file = await openWeightsFile(path)
+  return identify(file)
+}
+
+/** A file that says which model it holds may still bear another program's names. */
+function conventionOf(file: WeightsFile, { architecture: name, options }: ModelConfig): 'own' | Convention {
+  const { layerNames } = architecture(name)
+  if (!layerNames) return 'own'
+  const first = namedTensors(layerNames(options), 'timm')[0]
+  return first && file.tensors.has(first.name) && !file.tensors.has(first.own) ? 'timm' : 'own'
+}
+
+/** The convention and prefix under which most of the architecture's tensors are in the file, if at least half are. */
+function match(file: WeightsFile, candidate: Architecture, given: Readonly<Record<string, unknown>>) {
+  const rows = candidate.layerNames?.(given)
+  if (!rows) return undefined
+  let best: { share: number; convention: Convention; prefix: string } | undefined
+  for (const convention of CONVENTIONS[file.format]) {
+    const wanted = namedTensors(rows, convention).filter(({ head, optional }) => !head && !optional)
+    if (wanted.length === 0) continue
+    for (const prefix of PREFIXES) {
+      const share = wanted.filter((tensor) => file.tensors.has(prefix + tensor.name)).length / wanted.length
+      if (share > (best?.share ?? 0.5)) best = { share, convention, prefix }
+    }
+  }
+  if (!best) return undefined
+  const { share, convention, prefix } = best
+  const head = headOf(file, convention, prefix)
+  const { options = {}, preprocessing = {} } = candidate.sources?.[convention] ?? {}
+  const source: WeightsSource = {
+    architecture: candidate.name,
+    convention,
+    options: { ...options, classes: head.classes ?? 0 },
+    preprocessing,
+    prefix,
+    ...(head.head !== undefined && { head: head.head }),
+  }
+  return { share, source }
+}
+
+function headOf(file: WeightsFile, convention: 'own' | Convention, prefix: string): { head?: string; classes?: number } {
+  if (convention === 'own') return {}
+  const weight = convention === 'timm' || convention === 'lucid' ? '.weight' : '/kernel'
+  for (const head of HEAD_ALIASES[convention]) {
+    const shape = file.tensors.get(prefix + head + weight)?.shape
+    if (shape?.length === 2) return { head, classes: weight === '.weight' ? shape[0] : shape[1] }
+  }
+  return {}
+}
+
+/** Variable by variable, where the file has it. */
+export function sourceTensors(
+  source: WeightsSource,
+  variables: Iterable<string>,
+  options: Readonly<Record<string, unknown>>,
+): NamedTensor[] {
+  const own = [...variables].map((name) => ({ own: name, name, head: false, optional: false }))
+  const { convention, prefix, head } = source
+  if (convention === 'own') return own
+  const { layerNames } = architecture(source.architecture)
+  const table = namedTensors(layerNames!(options), convention)
+  const known = new Map(table.map((tensor) => [tensor.own, tensor]))
+  const headName = layerNames!(options).find(({ kind }) => kind === 'dense')?.[convention]
+  return own.map((tensor) => {
+    const entry = known.get(tensor.own)
+    if (!entry) return tensor
+    const name = entry.head && head !== undefined && headName !== undefined ? head + entry.name.slice(headName.length) : entry.name
+    return { ...entry, name: prefix + name }
+  })
+}
+
+/** What a file written by `saveWeights` says of its model; `undefined` for files of other programs. @throws ERR_FORMAT. */
+export function readMetadata(path: string, metadata: Readonly<Record<string, string>>): ModelConfig | undefined {
+  if (metadata.format !== 'sepconv' || metadata.architecture === undefined) return undefined
+  try {
+    return {
+      architecture: metadata.architecture,
+      options: JSON.parse(metadata.options ?? '{}') as Record<string, unknown>,
+      preprocessing: JSON.parse(metadata.preprocessing ?? '{}') as Preprocessing,
+      ...(metadata.labels !== undefined && { labels: JSON.parse(metadata.labels) as string[] }),
+    }
+  } catch (cause) {
+    throw new SepconvError('ERR_FORMAT', `${path}: its metadata is not valid JSON`, { subject: path, cause })
+  }
+}
+
+/** The metadata of a file that `saveWeights` writes. */
+export const writeMetadata = ({ architecture: name, options, preprocessing, labels }: ModelConfig): Record<string, string> => ({
+  format: 'sepconv',
+  architecture: name,
+  options: JSON.stringify(options),
+  preprocessing: JSON.stringify(preprocessing),
+  ...(labels && { labels: JSON.stringify(labels) }),
+})
