@@ -6,11 +6,20 @@ namespace sepconv::cuda {
 const Registry& kernels() {
   static const Registry registry = [] {
     Registry all;
+    registerConv2dKernels(all);
     registerDepthwiseKernels(all);
+    registerDepthwiseFilterGradient(all);
+    registerElementwiseKernels(all);
+    registerLayoutKernels(all);
+    registerLossKernels(all);
+    registerNormalisationKernels(all);
     registerPointwiseKernels(all);
+    registerPoolingKernels(all);
+    registerReductionKernels(all);
     registerSeparableKernels(all);
-    registerStatisticsKernels(all);
     registerShapeKernels(all);
+    registerStatisticsKernels(all);
+    registerUpdateKernels(all);
     return all;
   }();
   return registry;

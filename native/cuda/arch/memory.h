@@ -38,7 +38,7 @@ struct Global {
       __builtin_memcpy(&result, &bits, 16);
       return result;
     } else {
-      static_assert(N == 1, "single elements or 16 bytes");
+      static_assert(N == 1 && std::is_arithmetic_v<Element>, "single elements or 16 bytes");
       return {__ldg(data + index)};
     }
 #else

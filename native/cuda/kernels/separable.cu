@@ -3,37 +3,42 @@
 // the caches straight into the shared-memory tile; it never exists in device memory. Each tile of output columns
 // computes it again, so this pays where few tiles span them (up to 256 output channels); beyond that two kernels are as
 // fast.
-#include "../arch/launch.h"
-#include "../choose.h"
-#include "../kernel.h"
-#include "matrix.cuh"
+#include "gemm.cuh"
+#include "grid.cuh"
 
 namespace sepconv::cuda {
 namespace {
 
 // KERNEL 3: 3x3 taps without dilation, unrolled; 0: any window, at run time.
 template <int KERNEL>
-struct SeparableSource {
-  Input x, filter, shift;  // filter[kh, kw, c, m], shift[c*m]
+struct SeparableOperand {
+  static constexpr bool depthContiguous = true, inMemory = false;
+  AnyInput x, filter;  // filter[kh, kw, c, m]
+  Input shift;         // [c*m]
   Prologue prologue;
   Activation activation;
   Window window;
   int channels, multiplier;
 
-  struct Row {
-    int n, iy, ix;  // the window's first position
-    __device__ __forceinline__ bool inside() const { return n >= 0; }
+  struct Line {
+    int n, iy, ix;  // the window's first position; n -1: none
   };
-  __device__ __forceinline__ Row open(int64_t row, bool inside) const {
+  struct Depth {
+    int k;
+    bool inside;
+  };
+  __device__ __forceinline__ Line line(int64_t index, bool inside, int) const {
     if (!inside) return {-1, 0, 0};
-    const int pixel = static_cast<int>(row);  // tensors have less than 2^31 elements
+    const int pixel = static_cast<int>(index);  // tensors have less than 2^31 elements
     const int ox = pixel % window.outWidth, oy = pixel / window.outWidth % window.outHeight;
     return {pixel / window.outWidth / window.outHeight, oy * window.strideHeight - window.top,
             ox * window.strideWidth - window.left};
   }
 
+  __device__ __forceinline__ Depth depth(int k, bool inside) const { return {k, inside}; }
+
   template <int N>
-  __device__ __forceinline__ void tap(Floats<N>& acc, const Row& row, int iy, int ix, int tapIndex, int k, int c,
+  __device__ __forceinline__ void tap(Floats<N>& acc, const Line& row, int iy, int ix, int tapIndex, int k, int c,
                                       const ChannelPrologue<N>& channel) const {
     if (static_cast<unsigned>(iy) >= static_cast<unsigned>(window.height) ||
         static_cast<unsigned>(ix) >= static_cast<unsigned>(window.width))
@@ -44,7 +49,9 @@ struct SeparableSource {
   }
 
   template <int N>
-  __device__ __forceinline__ Floats<N> load(const Row& row, int k) const {
+  __device__ __forceinline__ Floats<N> compute(const Line& row, const Depth& depth) const {
+    if (row.n < 0 || !depth.inside) return filled<N>(0.f);
+    const int k = depth.k;
     const int c = k / multiplier;  // N is 1 unless the multiplier is
     const ChannelPrologue<N> channel(prologue, c);
     Floats<N> acc = filled<N>(0.f);
@@ -103,23 +110,25 @@ class Separable final : public Kernel {
     const MatrixProblem& m = problem_.pointwise;
     const Window& w = d.window;
     const int64_t outElements = m.rows * m.columns;
-    MatrixParameters<SeparableSource<KERNEL>> p{};
-    SeparableSource<KERNEL>& source = p.source;
-    source.x = view(arguments.input(0), int64_t{d.batch} * w.height * w.width * d.channels);
-    source.filter = view(arguments.input(1), int64_t{w.kernelHeight} * w.kernelWidth * m.depth);
-    source.shift = view(arguments.input(5), m.depth);
-    source.prologue = {view(arguments.input(3), d.channels), view(arguments.input(4), d.channels), d.inputActivation};
-    source.activation = d.activation;
-    source.window = w;
-    source.channels = d.channels;
-    source.multiplier = d.multiplier;
-    p.filter = filterView(arguments.input(2), m);
-    p.epilogue = {view(arguments.input(6), m.columns), view(arguments.input(7), m.columns),
-                  view(arguments.input(8), outElements), m.activation};
-    p.y = view(arguments.output(), outElements);
+    GemmParameters<SeparableOperand<KERNEL>, MatrixOperand<false>> p{};
+    p.a.x = view(arguments.inputs[0], int64_t{d.batch} * w.height * w.width * d.channels, d.dtype);
+    p.a.filter = view(arguments.inputs[1], int64_t{w.kernelHeight} * w.kernelWidth * m.depth, d.dtype);
+    p.a.shift = view(arguments.input(5), m.depth);
+    p.a.prologue = {view(arguments.input(3), d.channels), view(arguments.input(4), d.channels), d.inputActivation};
+    p.a.activation = d.activation;
+    p.a.window = w;
+    p.a.channels = d.channels;
+    p.a.multiplier = d.multiplier;
+    p.b = filterOf(view(arguments.inputs[2], storedColumns(m) * m.depth, d.dtype), m.depth, m.columns, m.panel);
+    p.store.y = view(arguments.outputs[0], outElements, d.dtype);
+    p.store.epilogue = {view(arguments.input(6), m.columns), view(arguments.input(7), m.columns),
+                        view(arguments.inputs[8], outElements, d.dtype), m.activation};
+    p.store.rowStride = m.columns;
     p.rows = m.rows;
-    arch::launch(device, "separableConv2d", matrixKernel<T, SeparableSource<KERNEL>, VECTOR>, matrixGrid<T>(m),
-                 T::threads, T::sharedBytes, p);
+    p.columns = m.columns;
+    p.depth = p.depthPerSplit = m.depth;
+    p.splits = 1;
+    launchSimt<T, VECTOR>(device, "separableConv2d", p, 1);
   }
 
   const SeparableProblem problem_;
@@ -129,10 +138,7 @@ class Separable final : public Kernel {
 }  // namespace
 
 void registerSeparableKernels(Registry& registry) {
-  registry["separableConv2d"] = [](const CallDescription& call,
-                                   const DeviceProperties& device) -> std::unique_ptr<Kernel> {
-    return std::make_unique<Separable>(call, device);
-  };
+  registry["separableConv2d"] = choose<Separable>;
 }
 
 }  // namespace sepconv::cuda

@@ -2,11 +2,10 @@
 // down one chunk of rows by Welford's recurrence (eight interleaved runs, merged in shared memory), then one warp per
 // channel merges the chunks. Chunks depend on the shape alone and are merged in a fixed tree: deterministic, and free
 // of cancellation.
-#include "../arch/launch.h"
+#include "statistics.cuh"
+
 #include "../arch/sync.h"
-#include "../kernel.h"
-#include "../problem.h"
-#include "fused.cuh"
+#include "grid.cuh"
 
 namespace sepconv::cuda {
 namespace {
@@ -26,7 +25,7 @@ __device__ __forceinline__ Moments merge(const Moments& a, const Moments& b) {
 }
 
 struct PartialParameters {
-  Input x;
+  AnyInput x;
   Output partial;  // [chunk][mean, squares][c]
   int64_t rows;
   int channels, chunkRows;
@@ -98,16 +97,11 @@ __global__ void __launch_bounds__(statisticsThreads) mergeMoments(const __grid_c
   p.variance.store<1>(channel, {m.squares / static_cast<float>(p.rows)});
 }
 
-// 256 rows are 32 steps per run; beyond 1024 chunks they grow instead.
-int64_t chunkRows(int64_t rows) {
-  const int64_t least = 256, most = 1024;
-  return (rows + most - 1) / most > least ? (rows + most - 1) / most : least;
-}
-
 class BatchNormStatistics final : public Kernel {
  public:
   explicit BatchNormStatistics(const CallDescription& call) {
-    const TensorType& x = requireInput(call, 0, "x", 0);
+    const TensorType& x = requireFloating(call, 0, "x", 0);
+    dtype_ = x.dtype;
     if (x.rank() < 2) refuse(call, "x must have rank 2 or more");
     rows_ = x.rows();
     channels_ = static_cast<int>(x.dim(-1));
@@ -117,28 +111,35 @@ class BatchNormStatistics final : public Kernel {
   }
   size_t workspaceBytes() const override { return statisticsWorkspaceBytes(rows_, channels_); }
   void launch(DeviceInterface& device, const Arguments& arguments) const override {
-    launchStatistics(device, arguments.input(0), rows_, channels_, arguments.workspace, arguments.output(0),
-                     arguments.output(1));
+    launchStatistics(device, view(arguments.inputs[0], rows_ * channels_, dtype_), rows_, channels_,
+                     arguments.workspace, arguments.output(0), arguments.output(1));
   }
 
  private:
+  DType dtype_;
   int64_t rows_;
   int channels_;
 };
 
 }  // namespace
 
+// 256 rows are 32 steps per run; beyond 1024 chunks they grow instead.
+int64_t statisticsChunkRows(int64_t rows) {
+  const int64_t least = 256, most = 1024;
+  return (rows + most - 1) / most > least ? (rows + most - 1) / most : least;
+}
+
 size_t statisticsWorkspaceBytes(int64_t rows, int channels) {
-  const int64_t perChunk = chunkRows(rows);
+  const int64_t perChunk = statisticsChunkRows(rows);
   return static_cast<size_t>((rows + perChunk - 1) / perChunk * 2 * channels) * sizeof(float);
 }
 
-void launchStatistics(DeviceInterface& device, const float* y, int64_t rows, int channels, void* workspace, float* mean,
+void launchStatistics(DeviceInterface& device, const AnyInput& y, int64_t rows, int channels, void* workspace, float* mean,
                       float* variance) {
-  const int perChunk = static_cast<int>(chunkRows(rows)), chunks = static_cast<int>((rows + perChunk - 1) / perChunk);
+  const int perChunk = static_cast<int>(statisticsChunkRows(rows)), chunks = static_cast<int>((rows + perChunk - 1) / perChunk);
   auto* partial = static_cast<float*>(workspace);
   const int64_t partials = int64_t{chunks} * 2 * channels;
-  const PartialParameters first{view(y, rows * channels), view(partial, partials), rows, channels, perChunk};
+  const PartialParameters first{y, view(partial, partials), rows, channels, perChunk};
   arch::launch(device, "batchNormStatistics (chunks)", partialMoments,
                {static_cast<uint32_t>(chunks), static_cast<uint32_t>((channels + 31) / 32), 1}, statisticsThreads,
                3 * statisticsThreads * sizeof(float), first);
@@ -155,10 +156,7 @@ void launchStatistics(DeviceInterface& device, const float* y, int64_t rows, int
 }
 
 void registerStatisticsKernels(Registry& registry) {
-  registry["batchNormStatistics"] = [](const CallDescription& call,
-                                       const DeviceProperties&) -> std::unique_ptr<Kernel> {
-    return std::make_unique<BatchNormStatistics>(call);
-  };
+  registry["batchNormStatistics"] = make<BatchNormStatistics>;
 }
 
 }  // namespace sepconv::cuda
