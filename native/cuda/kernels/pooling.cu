@@ -89,31 +89,30 @@ __global__ void __launch_bounds__(gridThreads) maxPoolGradient(const __grid_cons
   Floats<VECTOR> sum = filled<VECTOR>(0.f);
   const Span oys = windowsOver(at.y, w.strideHeight, w.top, w.kernelHeight, w.outHeight);
   const Span oxs = windowsOver(at.x, w.strideWidth, w.left, w.kernelWidth, w.outWidth);
+  // Two loops, not four: the convergence barriers of deeper nests go to local memory.
+  const int across = oxs.end - oxs.first, windows = (oys.end - oys.first) * across;
   ARCH_NO_UNROLL
-  for (int oy = oys.first; oy < oys.end; ++oy) {
+  for (int i = 0; i < windows; ++i) {
+    const int oy = oys.first + i / across, ox = oxs.first + i % across;
+    const Span rows = spanOf(oy, w.strideHeight, w.top, w.kernelHeight, w.height);
+    const Span columns = spanOf(ox, w.strideWidth, w.left, w.kernelWidth, w.width);
+    const int width = columns.end - columns.first, positions = (rows.end - rows.first) * width;
+    uint32_t beaten = 0;  // a bit per channel
     ARCH_NO_UNROLL
-    for (int ox = oxs.first; ox < oxs.end; ++ox) {
-      const Span rows = spanOf(oy, w.strideHeight, w.top, w.kernelHeight, w.height);
-      const Span columns = spanOf(ox, w.strideWidth, w.left, w.kernelWidth, w.width);
-      uint32_t beaten = 0;  // a bit per channel: flags of their own would not stay in registers
-      ARCH_NO_UNROLL
-      for (int y = rows.first; y < rows.end; ++y) {
-        ARCH_NO_UNROLL
-        for (int x = columns.first; x < columns.end; ++x) {
-          const bool earlier = y < at.y || (y == at.y && x < at.x);
-          const Floats<VECTOR> other = p.x.load<VECTOR>(inputIndex(p, at.n, y, x, at.c));
-          ARCH_UNROLL
-          for (int e = 0; e < VECTOR; ++e) {
-            const bool otherNaN = other[e] != other[e], ownNaN = own[e] != own[e];
-            const bool larger = earlier ? other[e] >= own[e] : other[e] > own[e];
-            beaten |= static_cast<uint32_t>(ownNaN ? otherNaN && earlier : otherNaN || larger) << e;
-          }
-        }
-      }
-      const Floats<VECTOR> dy = p.dy.load<VECTOR>(outputIndex(p, at.n, oy, ox, at.c));
+    for (int j = 0; j < positions; ++j) {
+      const int y = rows.first + j / width, x = columns.first + j % width;
+      const bool earlier = y < at.y || (y == at.y && x < at.x);
+      const Floats<VECTOR> other = p.x.load<VECTOR>(inputIndex(p, at.n, y, x, at.c));
       ARCH_UNROLL
-      for (int e = 0; e < VECTOR; ++e) sum[e] += beaten >> e & 1 ? 0.f : dy[e];
+      for (int e = 0; e < VECTOR; ++e) {
+        const bool otherNaN = other[e] != other[e], ownNaN = own[e] != own[e];
+        const bool larger = earlier ? other[e] >= own[e] : other[e] > own[e];
+        beaten |= static_cast<uint32_t>(ownNaN ? otherNaN && earlier : otherNaN || larger) << e;
+      }
     }
+    const Floats<VECTOR> dy = p.dy.load<VECTOR>(outputIndex(p, at.n, oy, ox, at.c));
+    ARCH_UNROLL
+    for (int e = 0; e < VECTOR; ++e) sum[e] += beaten >> e & 1 ? 0.f : dy[e];
   }
   p.y.store<VECTOR>(task * VECTOR, sum);
 }
