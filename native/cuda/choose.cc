@@ -45,7 +45,9 @@ DepthwiseConfig chooseDepthwise(const DepthwiseProblem& problem, const DevicePro
 
 MatrixConfig chooseGemm(const GemmShape& shape, const DeviceProperties& device) {
   const int64_t enough = int64_t{2} * device.multiprocessors;  // two waves keep every multiprocessor busy
-  const auto count = [&](int rows, int columns) { return shape.groups * blocks(shape.rows, shape.columns, rows, columns); };
+  const auto count = [&](int rows, int columns) {
+    return shape.groups * blocks(shape.rows, shape.columns, rows, columns);
+  };
   MatrixConfig config{MatrixTile::tile32x64, shape.vectorised ? 4 : 1};
   config.depthPerSplit = shape.depth;
   int64_t started = count(32, 64);
@@ -55,7 +57,13 @@ MatrixConfig chooseGemm(const GemmShape& shape, const DeviceProperties& device) 
     started = count(rows, columns);
   };
   const bool fills = shape.splits;  // splits fill the device, whatever the tile
-  if (shape.vectorised && shape.largeTiles && shape.rows > 64 && shape.columns > 64 && (fills || count(128, 128) >= enough))
+  if (shape.precision != Precision::float32 && shape.tensorCores) {
+    config.precision = shape.precision;
+    // Two blocks per multiprocessor: one wave of the large tile is worth more than several of the small one.
+    const bool large = shape.rows > 64 && shape.columns > 64 && (fills || count(128, 128) >= device.multiprocessors);
+    large ? take(MatrixTile::tile128x128, 128, 128) : take(MatrixTile::tile64x64, 64, 64);
+  } else if (shape.vectorised && shape.largeTiles && shape.rows > 64 && shape.columns > 64 &&
+             (fills || count(128, 128) >= enough))
     take(MatrixTile::tile128x128, 128, 128);
   else if (shape.vectorised && shape.rows > 32 && (fills || count(64, 64) >= enough))
     take(MatrixTile::tile64x64, 64, 64);
@@ -75,6 +83,14 @@ MatrixConfig chooseSeparable(const SeparableProblem& problem, const DeviceProper
   const MatrixProblem& m = problem.pointwise;
   const bool vectorised = m.depth % 4 == 0 && m.columns % 4 == 0 && m.panel % 4 == 0 && d.multiplier == 1;
   // Every tile of columns computes the depthwise result again: wide tiles.
+  const int lanes = m.precision == Precision::bfloat16 ? 8 : 4;
+  const Window& w = d.window;
+  const bool plain3x3 = w.kernelHeight == 3 && w.kernelWidth == 3 && w.dilationHeight == 1 && w.dilationWidth == 1;
+  if (m.precision != Precision::float32 && vectorised && plain3x3 && m.depth % lanes == 0 && m.columns % lanes == 0 &&
+      m.panel % lanes == 0) {
+    const bool large = m.columns > 64 && blocks(m.rows, m.columns, 128, 128) >= device.multiprocessors;
+    return {large ? MatrixTile::tile128x128 : MatrixTile::tile64x64, 4, 1, m.depth, m.precision};
+  }
   const bool wide = vectorised && m.columns > 64 && blocks(m.rows, m.columns, 64, 128) >= device.multiprocessors;
   return {wide ? MatrixTile::tile64x128 : MatrixTile::tile32x64, vectorised ? 4 : 1, 1, m.depth};
 }
@@ -102,6 +118,9 @@ std::string describe(const MatrixConfig& config) {
   constexpr const char* names[] = {"32x64", "64x64", "64x128", "128x128"};
   std::string text = names[static_cast<int>(config.tile)];
   text += ", " + std::to_string(config.vector) + (config.vector > 1 ? " elements" : " element") + " per access";
+  if (config.precision != Precision::float32)
+    text =
+        std::string(config.precision == Precision::tf32 ? "tf32 " : "bfloat16 ") + names[static_cast<int>(config.tile)];
   if (config.splits > 1) text += ", " + std::to_string(config.splits) + " splits";
   return text;
 }

@@ -25,15 +25,20 @@ enum class MatrixTile : uint8_t { tile32x64, tile64x64, tile64x128, tile128x128 
 struct GemmShape {
   int64_t rows;
   int columns, depth, groups;
-  bool vectorised;    // memory can be read and written in fours
-  bool largeTiles;    // tiles of 128x128 exist
-  bool splits;        // depth may be cut into partial products (filter gradients: few rows and columns, much depth)
+  bool vectorised;  // memory can be read and written in fours
+  bool largeTiles;  // tiles of 128x128 exist
+  bool splits;      // depth may be cut into partial products (filter gradients: few rows and columns, much depth)
+  // What was asked for, and whether tensor cores can serve it: whole vectors of 16 bytes (8 channels of bfloat16, 4 of
+  // tf32) and no elu before the product. Otherwise the exact kernel does.
+  Precision precision = Precision::float32;
+  bool tensorCores = false;
 };
 
 struct MatrixConfig {
   MatrixTile tile;
   int vector;
   int splits = 1, depthPerSplit = 0;
+  Precision precision = Precision::float32;  // others: tensor cores, tiles of 128x128 or 64x64
 };
 
 DepthwiseConfig chooseDepthwise(const DepthwiseProblem& problem, const DeviceProperties& device);

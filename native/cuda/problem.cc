@@ -237,8 +237,7 @@ DepthwiseProblem checkDepthwiseInputGradient(const CallDescription& call) {
   problem.multiplier = static_cast<int>(filter[3]);
   problem.inputActivation = activation(call.attributes, "inputActivation");
   requireLike(call, 0, "gradient",
-              {gradient.dtype,
-               {dz.dim(0), problem.window.outHeight, problem.window.outWidth, filter[2] * filter[3]}});
+              {gradient.dtype, {dz.dim(0), problem.window.outHeight, problem.window.outWidth, filter[2] * filter[3]}});
   requireMask(call, problem.inputActivation, dz);
   requireShape(call, 3, "inputScale", {filter[2]});
   requireShape(call, 4, "inputShift", {filter[2]});
@@ -295,7 +294,8 @@ MatrixProblem checkPointwiseInputGradient(const CallDescription& call) {
   MatrixProblem problem{};
   matrixFilterOf(call, 1, "filter", gradient.dtype, problem);
   if (problem.panel) refuse(call, "the filter of a gradient is not packed");
-  if (gradient.shape.back() != problem.columns) refuse(call, "filter does not fit gradient " + describe(gradient.shape));
+  if (gradient.shape.back() != problem.columns)
+    refuse(call, "filter does not fit gradient " + describe(gradient.shape));
   problem.rows = gradient.rows();
   problem.inputActivation = activation(call.attributes, "inputActivation");
   TensorType dx = gradient;

@@ -17,6 +17,7 @@ import {
   requireNative,
 } from '../../src/runtime/native.js'
 import type { Call, Program, ProgramBuffer } from '../../src/runtime/program.js'
+import { bfloat16ToFloat32, float32ToBfloat16 } from '../../src/weights/half.js'
 import type { Filled } from '../helpers.js'
 
 interface Emulator extends NativeAddon {
@@ -54,6 +55,11 @@ const bytesOf = (array: { readonly buffer: ArrayBufferLike; readonly byteOffset:
 /** Bytes of values in their dtype. */
 export function encode({ type, data }: Filled): Uint8Array {
   const source = Array.from(data)
+  if (type.dtype === 'bfloat16') {
+    const halves = new Uint16Array(source.length)
+    float32ToBfloat16(Float32Array.from(source), halves)
+    return bytesOf(halves)
+  }
   return bytesOf(
     type.dtype === 'int32' ? Int32Array.from(source) : type.dtype === 'uint8' ? Uint8Array.from(source) : Float32Array.from(source),
   )
@@ -77,6 +83,14 @@ export function download(executor: NativeExecutor, memory: NativeMemory, bytes =
   const result = new Uint8Array(bytes)
   executor.read(memory, 0, result)
   return result
+}
+
+/** Bytes of float32 or bfloat16 as float32. */
+export function decode(type: TensorType, bytes: Uint8Array): Float32Array {
+  if (type.dtype !== 'bfloat16') return floats(bytes)
+  const values = new Float32Array(bytes.length / 2)
+  bfloat16ToFloat32(new Uint16Array(bytes.buffer, bytes.byteOffset, values.length), values)
+  return values
 }
 
 export const floats = (bytes: Uint8Array): Float32Array => new Float32Array(bytes.buffer, bytes.byteOffset, bytes.byteLength / 4)

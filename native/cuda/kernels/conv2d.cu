@@ -4,8 +4,8 @@
 //   dx[pixel of x, cin] = window^T(dy) . filter^T * mask  depth taps * cout
 //   dfilter[taps * cin, cout] = window(x)^T . dy          depth pixels, split over the device
 // Each group of a grouped convolution is a product of its own, of cin / groups and cout / groups channels.
-#include "gemm.cuh"
 #include "grid.cuh"
+#include "tensor_cores.cuh"
 
 namespace sepconv::cuda {
 namespace {
@@ -27,11 +27,15 @@ class Conv2dKernel : public Kernel {
   explicit Conv2dKernel(const Conv2dProblem& problem) : problem_(problem) {}
   // Of one group's product.
   void choose(const CallDescription& call, const DeviceProperties& device, int64_t rows, int columns, int64_t depth,
-              bool splits) {
+              Activation before, bool splits) {
     if (columns > 32 * 65535 || depth > 0x7fffffff) refuse(call, "too many channels");
     const bool vectorised = cinGroup() % 4 == 0 && coutGroup() % 4 == 0 && problem_.panel % 4 == 0;
-    config_ = chooseGemm({rows, columns, static_cast<int>(depth), problem_.groups, vectorised, false, splits}, device);
-    if (vectorised) config_.tile = MatrixTile::tile64x64;
+    const int lanes = problem_.precision == Precision::bfloat16 ? 8 : 4;
+    const bool aligned = cinGroup() % lanes == 0 && coutGroup() % lanes == 0 && problem_.panel % lanes == 0;
+    config_ = chooseGemm({rows, columns, static_cast<int>(depth), problem_.groups, vectorised, false, splits,
+                          problem_.precision, aligned && before != Activation::elu},
+                         device);
+    if (config_.precision == Precision::float32 && vectorised) config_.tile = MatrixTile::tile64x64;
   }
   template <class A, class B>
   void fill(GemmParameters<A, B>& p, int64_t rows, int columns, int64_t depth) const {
@@ -47,8 +51,9 @@ class Conv2dKernel : public Kernel {
   int64_t inPixels() const { return int64_t{problem_.batch} * problem_.window.height * problem_.window.width; }
   int64_t outPixels() const { return int64_t{problem_.batch} * problem_.window.outHeight * problem_.window.outWidth; }
   int64_t filterElements() const {
-    const int64_t columns =
-        problem_.panel ? (int64_t{problem_.cout} + problem_.panel - 1) / problem_.panel * problem_.panel : problem_.cout;
+    const int64_t columns = problem_.panel
+                                ? (int64_t{problem_.cout} + problem_.panel - 1) / problem_.panel * problem_.panel
+                                : problem_.cout;
     return int64_t{taps()} * cinGroup() * columns;
   }
 
@@ -59,12 +64,12 @@ class Conv2dKernel : public Kernel {
 class Conv2d final : public Conv2dKernel {
  public:
   Conv2d(const CallDescription& call, const DeviceProperties& device) : Conv2dKernel(checkConv2d(call)) {
-    choose(call, device, outPixels(), coutGroup(), int64_t{taps()} * cinGroup(), false);
+    choose(call, device, outPixels(), coutGroup(), int64_t{taps()} * cinGroup(), problem_.inputActivation, false);
   }
   void launch(DeviceInterface& device, const Arguments& arguments) const override {
     const Conv2dProblem& c = problem_;
     const int depth = taps() * cinGroup();
-    GemmParameters<WindowOperand<false, true>, MatrixOperand<false>> p{};
+    ConvolutionProduct p{};
     p.a = {view(arguments.inputs[0], inPixels() * c.cin, c.dtype), c.inputActivation, c.window, c.cin, cinGroup()};
     p.b = filterOf(view(arguments.inputs[1], filterElements(), c.dtype), depth, c.cout, c.panel);
     p.b.groupStride = coutGroup();
@@ -74,7 +79,10 @@ class Conv2d final : public Conv2dKernel {
                         view(arguments.inputs[4], elements, c.dtype), c.activation};
     p.store.rowStride = c.cout;
     fill(p, outPixels(), coutGroup(), depth);
-    start(device, "conv2d", config_, c.groups, p);
+    if (config_.precision == Precision::float32)
+      start(device, "conv2d", config_, c.groups, p);
+    else
+      launchTensorCores(device, "conv2d", config_, c.groups, p, c.inputActivation);
   }
 };
 
@@ -82,11 +90,11 @@ class InputGradient final : public Conv2dKernel {
  public:
   InputGradient(const CallDescription& call, const DeviceProperties& device)
       : Conv2dKernel(checkConv2dInputGradient(call)) {
-    choose(call, device, inPixels(), cinGroup(), int64_t{taps()} * coutGroup(), false);
+    choose(call, device, inPixels(), cinGroup(), int64_t{taps()} * coutGroup(), Activation::none, false);
   }
   void launch(DeviceInterface& device, const Arguments& arguments) const override {
     const Conv2dProblem& c = problem_;
-    GemmParameters<WindowOperand<true, true>, MatrixOperand<true>> p{};
+    ConvolutionInputGradient p{};
     p.a = {view(arguments.inputs[0], outPixels() * c.cout, c.dtype), Activation::none, c.window, c.cout, coutGroup()};
     // Line ci, depth (tap, co): filter[tap][ci][group * coutGroup + co].
     p.b = {view(arguments.inputs[1], filterElements(), c.dtype),
@@ -103,7 +111,10 @@ class InputGradient final : public Conv2dKernel {
     p.store.mask = {view(arguments.inputs[2], elements, c.dtype), {}, {}, c.inputActivation};
     p.store.rowStride = c.cin;
     fill(p, inPixels(), cinGroup(), int64_t{taps()} * coutGroup());
-    start(device, "conv2dInputGradient", config_, c.groups, p);
+    if (config_.precision == Precision::float32)
+      start(device, "conv2dInputGradient", config_, c.groups, p);
+    else
+      launchTensorCores(device, "conv2dInputGradient", config_, c.groups, p);
   }
 };
 
@@ -111,17 +122,18 @@ class FilterGradient final : public Conv2dKernel {
  public:
   FilterGradient(const CallDescription& call, const DeviceProperties& device)
       : Conv2dKernel(checkConv2dFilterGradient(call)) {
-    choose(call, device, int64_t{taps()} * cinGroup(), coutGroup(), outPixels(), true);
+    choose(call, device, int64_t{taps()} * cinGroup(), coutGroup(), outPixels(), problem_.inputActivation, true);
   }
   size_t workspaceBytes() const override {
-    return config_.splits > 1 ? static_cast<size_t>(filterElements()) * static_cast<size_t>(config_.splits) * sizeof(float)
-                              : 0;
+    return config_.splits > 1
+               ? static_cast<size_t>(filterElements()) * static_cast<size_t>(config_.splits) * sizeof(float)
+               : 0;
   }
   void launch(DeviceInterface& device, const Arguments& arguments) const override {
     const Conv2dProblem& c = problem_;
     const bool split = config_.splits > 1;
     auto* partial = static_cast<float*>(arguments.workspace);
-    GemmParameters<WindowOperand<false, false>, MatrixOperand<false>> p{};
+    ConvolutionFilterGradient p{};
     p.a = {view(arguments.inputs[0], inPixels() * c.cin, c.dtype), c.inputActivation, c.window, c.cin, cinGroup()};
     p.b = columnsOf(view(arguments.inputs[1], outPixels() * c.cout, c.dtype), c.cout);
     p.b.groupStride = coutGroup();
@@ -130,7 +142,10 @@ class FilterGradient final : public Conv2dKernel {
     p.store.rowStride = c.cout;
     p.store.splitStride = split ? filterElements() : 0;
     fill(p, int64_t{taps()} * cinGroup(), coutGroup(), outPixels());
-    start(device, "conv2dFilterGradient", config_, c.groups, p);
+    if (config_.precision == Precision::float32)
+      start(device, "conv2dFilterGradient", config_, c.groups, p);
+    else
+      launchTensorCores(device, "conv2dFilterGradient", config_, c.groups, p, c.inputActivation);
     if (split)
       launchSumSplits(device, "conv2dFilterGradient (splits)", partial, arguments.output(), filterElements(),
                       config_.splits);

@@ -122,7 +122,7 @@ class InputGradient final : public Kernel {
     p.channels = problem_.channels;
     p.multiplier = problem_.multiplier;
     setTile(p, config_);
-    const DepthwiseKernel kernel = !direct              ? kernelOf(config_)
+    const DepthwiseKernel kernel = !direct               ? kernelOf(config_)
                                    : config_.vector == 4 ? depthwiseInputGradientDirect<4>
                                                          : depthwiseInputGradientDirect<1>;
     arch::launch(device, "depthwiseConv2dInputGradient", kernel, grid_, depthwiseThreads, config_.sharedBytes, p);

@@ -87,9 +87,9 @@ __device__ __forceinline__ void storeDepthwise(const DepthwiseParameters& p, con
 template <int KERNEL, int STRIDE, int VECTOR>
 __global__ void __launch_bounds__(depthwiseThreads, KERNEL == 5 ? 3 : depthwiseMinBlocks)
     depthwiseTiled(const __grid_constant__ DepthwiseParameters p) {
-  static_assert((KERNEL == 3 && (STRIDE == 1 || STRIDE == 2)) || (KERNEL == 5 && STRIDE == 1) ||
-                    (KERNEL == 0 && STRIDE == 0),
-                "instantiated variants");
+  static_assert(
+      (KERNEL == 3 && (STRIDE == 1 || STRIDE == 2)) || (KERNEL == 5 && STRIDE == 1) || (KERNEL == 0 && STRIDE == 0),
+      "instantiated variants");
   static_assert(VECTOR == 1 || VECTOR == 4, "4 or 16 bytes");
   static_assert(depthwiseThreads % (depthwiseChannels / VECTOR) == 0, "threads cover whole positions");
   constexpr int lanes = depthwiseChannels / VECTOR, strip = KERNEL ? 4 : 1;
@@ -213,7 +213,8 @@ __global__ void __launch_bounds__(depthwiseThreads, depthwiseMinBlocks)
     for (int kx = 0; kx < w.kernelWidth; ++kx) {
       const int x = ix + w.left - kx * w.dilationWidth;
       if (x < 0 || x % w.strideWidth || x / w.strideWidth >= w.outWidth) continue;
-      const int64_t from = ((int64_t{n} * w.outHeight + y / w.strideHeight) * w.outWidth + x / w.strideWidth) * outChannels;
+      const int64_t from =
+          ((int64_t{n} * w.outHeight + y / w.strideHeight) * w.outWidth + x / w.strideWidth) * outChannels;
       const int64_t tap = (int64_t{ky} * w.kernelWidth + kx) * outChannels;
       ARCH_NO_UNROLL
       for (int j = 0; j < p.multiplier; ++j) {  // VECTOR 4 only with multiplier 1

@@ -123,10 +123,12 @@ __global__ void __launch_bounds__(filterThreads, 4)
 }
 
 template <int VECTOR>
-__global__ void __launch_bounds__(filterThreads) filterGradientOfTap(const __grid_constant__ FilterGradientParameters p) {
+__global__ void __launch_bounds__(filterThreads)
+    filterGradientOfTap(const __grid_constant__ FilterGradientParameters p) {
   const FilterLane<VECTOR> lane(p);
   const Window& w = p.window;
-  const int tap = arch::blockZ(), ky = tap / w.kernelWidth * w.dilationHeight, kx = tap % w.kernelWidth * w.dilationWidth;
+  const int tap = arch::blockZ(), ky = tap / w.kernelWidth * w.dilationHeight,
+            kx = tap % w.kernelWidth * w.dilationWidth;
   const int first = arch::blockX() * p.chunkRows, end = first + p.chunkRows < p.rows ? first + p.chunkRows : p.rows;
   Floats<VECTOR> acc[1] = {filled<VECTOR>(0.f)};
   if (lane.inside()) {

@@ -11,13 +11,24 @@ namespace sepconv::cuda {
 namespace {
 
 enum class Unary : uint8_t {
-  relu, elu, negate, exp, log, sqrt, reciprocalSqrt, square, abs, sigmoid, tanh, reciprocal, sign
+  relu,
+  elu,
+  negate,
+  exp,
+  log,
+  sqrt,
+  reciprocalSqrt,
+  square,
+  abs,
+  sigmoid,
+  tanh,
+  reciprocal,
+  sign
 };
-constexpr std::array<const char*, 13> unaryNames = {"relu",   "elu",  "negate",  "exp",  "log",        "sqrt", "reciprocalSqrt",
-                                                    "square", "abs",  "sigmoid", "tanh", "reciprocal", "sign"};
-enum class Binary : uint8_t {
-  add, subtract, multiply, divide, maximum, minimum, power, greater, greaterEqual, equal
-};
+constexpr std::array<const char*, 13> unaryNames = {
+    "relu",   "elu", "negate",  "exp",  "log",        "sqrt", "reciprocalSqrt",
+    "square", "abs", "sigmoid", "tanh", "reciprocal", "sign"};
+enum class Binary : uint8_t { add, subtract, multiply, divide, maximum, minimum, power, greater, greaterEqual, equal };
 constexpr std::array<const char*, 10> binaryNames = {"add",     "subtract", "multiply", "divide",       "maximum",
                                                      "minimum", "power",    "greater",  "greaterEqual", "equal"};
 
@@ -33,57 +44,92 @@ __device__ __forceinline__ float sigmoidOf(float x) { return 1.f / (1.f + expf(-
 
 __device__ __forceinline__ float apply(Unary f, float x) {
   switch (f) {
-    case Unary::relu: return activate(x, Activation::relu);
-    case Unary::elu: return x < 0.f ? expm1f(x) : x;
-    case Unary::negate: return -x;
-    case Unary::exp: return expf(x);
-    case Unary::log: return logf(x);
-    case Unary::sqrt: return sqrtf(x);
-    case Unary::reciprocalSqrt: return 1.f / sqrtf(x);
-    case Unary::square: return x * x;
-    case Unary::abs: return fabsf(x);
-    case Unary::sigmoid: return sigmoidOf(x);
-    case Unary::tanh: return tanhf(x);
-    case Unary::reciprocal: return 1.f / x;
-    case Unary::sign: return x > 0.f ? 1.f : (x < 0.f ? -1.f : x);
+    case Unary::relu:
+      return activate(x, Activation::relu);
+    case Unary::elu:
+      return x < 0.f ? expm1f(x) : x;
+    case Unary::negate:
+      return -x;
+    case Unary::exp:
+      return expf(x);
+    case Unary::log:
+      return logf(x);
+    case Unary::sqrt:
+      return sqrtf(x);
+    case Unary::reciprocalSqrt:
+      return 1.f / sqrtf(x);
+    case Unary::square:
+      return x * x;
+    case Unary::abs:
+      return fabsf(x);
+    case Unary::sigmoid:
+      return sigmoidOf(x);
+    case Unary::tanh:
+      return tanhf(x);
+    case Unary::reciprocal:
+      return 1.f / x;
+    case Unary::sign:
+      return x > 0.f ? 1.f : (x < 0.f ? -1.f : x);
   }
   return x;
 }
 
 __device__ __forceinline__ float derivative(Unary f, float x) {
   switch (f) {
-    case Unary::relu: return x > 0.f ? 1.f : 0.f;
-    case Unary::elu: return x < 0.f ? expf(x) : 1.f;
-    case Unary::negate: return -1.f;
-    case Unary::exp: return expf(x);
-    case Unary::log: return 1.f / x;
-    case Unary::sqrt: return 0.5f / sqrtf(x);
-    case Unary::reciprocalSqrt: return -0.5f / (x * sqrtf(x));
-    case Unary::square: return 2.f * x;
-    case Unary::abs: return x > 0.f ? 1.f : (x < 0.f ? -1.f : x);
-    case Unary::sigmoid: return sigmoidOf(x) * sigmoidOf(-x);
+    case Unary::relu:
+      return x > 0.f ? 1.f : 0.f;
+    case Unary::elu:
+      return x < 0.f ? expf(x) : 1.f;
+    case Unary::negate:
+      return -1.f;
+    case Unary::exp:
+      return expf(x);
+    case Unary::log:
+      return 1.f / x;
+    case Unary::sqrt:
+      return 0.5f / sqrtf(x);
+    case Unary::reciprocalSqrt:
+      return -0.5f / (x * sqrtf(x));
+    case Unary::square:
+      return 2.f * x;
+    case Unary::abs:
+      return x > 0.f ? 1.f : (x < 0.f ? -1.f : x);
+    case Unary::sigmoid:
+      return sigmoidOf(x) * sigmoidOf(-x);
     case Unary::tanh: {
       const float c = coshf(x);
       return 1.f / (c * c);
     }
-    case Unary::reciprocal: return -1.f / (x * x);
-    case Unary::sign: return 0.f;
+    case Unary::reciprocal:
+      return -1.f / (x * x);
+    case Unary::sign:
+      return 0.f;
   }
   return 0.f;
 }
 
 __device__ __forceinline__ float apply(Binary f, float a, float b) {
   switch (f) {
-    case Binary::add: return a + b;
-    case Binary::subtract: return a - b;
-    case Binary::multiply: return a * b;
-    case Binary::divide: return a / b;
-    case Binary::maximum: return a != a || a > b ? a : b;  // NaN wins
-    case Binary::minimum: return a != a || a < b ? a : b;
-    case Binary::power: return powf(a, b);
-    case Binary::greater: return a > b ? 1.f : 0.f;
-    case Binary::greaterEqual: return a >= b ? 1.f : 0.f;
-    case Binary::equal: return a == b ? 1.f : 0.f;
+    case Binary::add:
+      return a + b;
+    case Binary::subtract:
+      return a - b;
+    case Binary::multiply:
+      return a * b;
+    case Binary::divide:
+      return a / b;
+    case Binary::maximum:
+      return a != a || a > b ? a : b;  // NaN wins
+    case Binary::minimum:
+      return a != a || a < b ? a : b;
+    case Binary::power:
+      return powf(a, b);
+    case Binary::greater:
+      return a > b ? 1.f : 0.f;
+    case Binary::greaterEqual:
+      return a >= b ? 1.f : 0.f;
+    case Binary::equal:
+      return a == b ? 1.f : 0.f;
   }
   return 0.f;
 }
@@ -155,7 +201,7 @@ struct BinaryParameters {
   arch::Global<int32_t> aIntegers, bIntegers, cIntegers;
   Binary function;
   bool integers;
-  int axes;  // 0: no broadcasting
+  int axes;                                                  // 0: no broadcasting
   int sizes[maxAxes], aStrides[maxAxes], bStrides[maxAxes];  // last axis first
 };
 
@@ -365,8 +411,8 @@ __global__ void __launch_bounds__(gridThreads) dropoutKernel(const __grid_consta
                          static_cast<uint64_t>(static_cast<uint32_t>(p.counter.load(1)[0])) << 32;
   const uint64_t index = first + static_cast<uint64_t>(sample);
   const arch::Vec<uint32_t, 4> words =
-      philox({static_cast<uint32_t>(group), 0, static_cast<uint32_t>(index), static_cast<uint32_t>(index >> 32)}, p.seed,
-             p.stream);
+      philox({static_cast<uint32_t>(group), 0, static_cast<uint32_t>(index), static_cast<uint32_t>(index >> 32)},
+             p.seed, p.stream);
   const int64_t at = sample * p.size + int64_t{group} * 4;
   if (p.size % 4 == 0) {
     Floats<4> x = p.x.load<4>(at);
@@ -376,8 +422,7 @@ __global__ void __launch_bounds__(gridThreads) dropoutKernel(const __grid_consta
   }
   ARCH_UNROLL
   for (int e = 0; e < 4; ++e)
-    if (group * 4 + e < p.size)
-      p.y.store<1>(at + e, {words[e] >= p.threshold ? p.x.load(at + e)[0] * p.scale : 0.f});
+    if (group * 4 + e < p.size) p.y.store<1>(at + e, {words[e] >= p.threshold ? p.x.load(at + e)[0] * p.scale : 0.f});
 }
 
 class Dropout final : public Kernel {

@@ -94,6 +94,10 @@ struct ChannelEpilogue {
 
   // `index`: of the first of the N elements in y.
   __device__ __forceinline__ void store(const Epilogue& p, const AnyOutput& y, int64_t index, Floats<N> acc) const {
+    apply(p, index, acc);
+    y.store<N>(index, acc);
+  }
+  __device__ __forceinline__ void apply(const Epilogue& p, int64_t index, Floats<N>& acc) const {
     ARCH_UNROLL
     for (int i = 0; i < N; ++i) acc[i] = arch::fma(acc[i], scale[i], shift[i]);
     if (p.residual.present()) {
@@ -102,7 +106,6 @@ struct ChannelEpilogue {
       for (int i = 0; i < N; ++i) acc[i] += residual[i];
     }
     activate(acc, p.activation);
-    y.store<N>(index, acc);
   }
 };
 

@@ -82,17 +82,20 @@ class OperandTile {
   Floats<VECTOR> fetched_[loads];
 };
 
-// N elements of C at (row, column) of a group.
+// Stores N elements of C and returns what was stored.
 template <int N>
-__device__ __forceinline__ void storeProduct(const Store& store, int64_t row, int channel, int split,
-                                             Floats<N> value) {
-  const int64_t index = row * store.rowStride + channel;
-  if (store.splitStride) return store.y.store<N>(split * store.splitStride + index, value);
-  if (store.mask.x.present()) {
+__device__ __forceinline__ Floats<N> storeProduct(const Store& store, int64_t row, int channel, int split,
+                                                  Floats<N> value) {
+  int64_t index = row * store.rowStride + channel;
+  if (store.splitStride) {
+    index += split * store.splitStride;
+  } else if (store.mask.x.present()) {
     store.mask.apply<N>(value, index, channel);
-    return store.y.store<N>(index, value);
+  } else {
+    ChannelEpilogue<N>(store.epilogue, channel).apply(store.epilogue, index, value);
   }
-  ChannelEpilogue<N>(store.epilogue, channel).store(store.epilogue, store.y, index, value);
+  store.y.store<N>(index, value);
+  return value;
 }
 
 template <class T, class A, class B, int VECTOR>
@@ -104,7 +107,8 @@ __global__ void __launch_bounds__(T::threads, T::minBlocks) gemmSimt(const __gri
   const int64_t row0 = int64_t{arch::blockX()} * T::rows;
   const int column0 = arch::blockY() * T::columns;
   const int group = arch::blockZ() / p.splits, split = arch::blockZ() % p.splits;
-  const int begin = split * p.depthPerSplit, end = begin + p.depthPerSplit < p.depth ? begin + p.depthPerSplit : p.depth;
+  const int begin = split * p.depthPerSplit,
+            end = begin + p.depthPerSplit < p.depth ? begin + p.depthPerSplit : p.depth;
   arch::SharedMemory memory;
   const arch::Shared<float> a = memory.array<float>(2 * T::aFloats);  // [stage][k][row]
   const arch::Shared<float> b = memory.array<float>(2 * T::bFloats);  // [stage][k][column]

@@ -58,9 +58,12 @@ class Gather final : public Kernel {
   }
   void launch(DeviceInterface& device, const Arguments& arguments) const override {
     switch (bytesPerElement(x_.dtype)) {
-      case 1: return start<uint8_t>(device, arguments);
-      case 2: return start<uint16_t>(device, arguments);
-      default: return start<uint32_t>(device, arguments);
+      case 1:
+        return start<uint8_t>(device, arguments);
+      case 2:
+        return start<uint16_t>(device, arguments);
+      default:
+        return start<uint32_t>(device, arguments);
     }
   }
 
@@ -212,9 +215,12 @@ class Concat final : public Kernel {
   }
   void launch(DeviceInterface& device, const Arguments& arguments) const override {
     switch (bytesPerElement(y_.dtype)) {
-      case 1: return start<uint8_t>(device, arguments);
-      case 2: return start<uint16_t>(device, arguments);
-      default: return start<uint32_t>(device, arguments);
+      case 1:
+        return start<uint8_t>(device, arguments);
+      case 2:
+        return start<uint16_t>(device, arguments);
+      default:
+        return start<uint32_t>(device, arguments);
     }
   }
 

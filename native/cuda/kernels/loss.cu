@@ -23,8 +23,8 @@ __device__ __forceinline__ float largestOfWarp(float value) {
 }
 
 struct RowParameters {
-  AnyInput x, dy;               // logits; softmaxGradient: y and dy
-  Input dloss, distribution;    // distribution[rows, k], or
+  AnyInput x, dy;             // logits; softmaxGradient: y and dy
+  Input dloss, distribution;  // distribution[rows, k], or
   arch::Global<const int32_t> labels;
   AnyOutput y;
   int64_t rows;
@@ -64,16 +64,14 @@ struct Target {
   bool ignored;
   int label;  // -1: a distribution
   float invalid;
-  __device__ __forceinline__ Target(const RowParameters& p, const Row& row)
-      : ignored(false), label(-1), invalid(0.f) {
+  __device__ __forceinline__ Target(const RowParameters& p, const Row& row) : ignored(false), label(-1), invalid(0.f) {
     if (!p.labels.present()) return;
     label = p.labels.load(row.inside ? row.index : 0)[0];
     ignored = label < 0;
     if (label >= p.classes) invalid = NAN;
   }
   __device__ __forceinline__ float at(const RowParameters& p, const Row& row, int c) const {
-    const float share =
-        p.labels.present() ? (c == label ? 1.f : 0.f) : p.distribution.load(row.start + c)[0];
+    const float share = p.labels.present() ? (c == label ? 1.f : 0.f) : p.distribution.load(row.start + c)[0];
     return (1.f - p.smoothing) * share + p.smoothing / static_cast<float>(p.classes) + invalid;
   }
 };

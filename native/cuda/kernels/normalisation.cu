@@ -1,7 +1,7 @@
 // batchNormCoefficients: a thread per channel. batchNormGradient(dy, x, mean, variance, gamma?) -> dx, dgamma, dbeta in
 // three launches: sums over chunks of rows (32 channels and eight interleaved runs per block), the chunks added in a
-// fixed tree by a warp per channel, then dx = scale * dy + slope * (x - mean) + offset with three numbers per channel. The sums
-// are taken of dy and dy * (x - mean), so that nothing cancels.
+// fixed tree by a warp per channel, then dx = scale * dy + slope * (x - mean) + offset with three numbers per channel.
+// The sums are taken of dy and dy * (x - mean), so that nothing cancels.
 #include "../arch/sync.h"
 #include "fused.cuh"
 #include "grid.cuh"
@@ -19,8 +19,7 @@ struct CoefficientsParameters {
 __global__ void __launch_bounds__(gridThreads) coefficients(const __grid_constant__ CoefficientsParameters p) {
   const int64_t c = taskIndex();
   if (c >= p.scale.count) return;
-  const float scale =
-      (p.gamma.present() ? p.gamma.load(c)[0] : 1.f) / sqrtf(p.variance.load(c)[0] + p.epsilon);
+  const float scale = (p.gamma.present() ? p.gamma.load(c)[0] : 1.f) / sqrtf(p.variance.load(c)[0] + p.epsilon);
   p.scale.store<1>(c, {scale});
   p.shift.store<1>(c, {(p.beta.present() ? p.beta.load(c)[0] : 0.f) - p.mean.load(c)[0] * scale});
 }
@@ -37,9 +36,12 @@ class Coefficients final : public Kernel {
     requireOutput(call, 1, {channels_});
   }
   void launch(DeviceInterface& device, const Arguments& arguments) const override {
-    const CoefficientsParameters p{view(arguments.input(0), channels_),  view(arguments.input(1), channels_),
-                                   view(arguments.input(2), channels_),  view(arguments.input(3), channels_),
-                                   view(arguments.output(0), channels_), view(arguments.output(1), channels_),
+    const CoefficientsParameters p{view(arguments.input(0), channels_),
+                                   view(arguments.input(1), channels_),
+                                   view(arguments.input(2), channels_),
+                                   view(arguments.input(3), channels_),
+                                   view(arguments.output(0), channels_),
+                                   view(arguments.output(1), channels_),
                                    epsilon_};
     launchTasks(device, "batchNormCoefficients", coefficients, channels_, p);
   }
@@ -146,8 +148,7 @@ __global__ void __launch_bounds__(gridThreads) gradientApply(const __grid_consta
   Floats<VECTOR> dx = p.dy.load<VECTOR>(i);
   const Floats<VECTOR> x = p.x.load<VECTOR>(i);
   ARCH_UNROLL
-  for (int e = 0; e < VECTOR; ++e)
-    dx[e] = arch::fma(scale[e], dx[e], arch::fma(slope[e], x[e] - mean[e], offset[e]));
+  for (int e = 0; e < VECTOR; ++e) dx[e] = arch::fma(scale[e], dx[e], arch::fma(slope[e], x[e] - mean[e], offset[e]));
   p.dx.store<VECTOR>(i, dx);
 }
 
@@ -187,8 +188,12 @@ class BatchNormGradient final : public Kernel {
                                          view(arguments.input(4), channels_), view(arguments.output(1), channels_),
                                          view(arguments.output(2), channels_), view(coefficients, 3 * channels_), rows_,
                                          channels_, chunks_, epsilon_});
-    const GradientParameters p{dy, x, view(static_cast<const float*>(coefficients), 3 * channels_), mean,
-                               view(arguments.outputs[0], n, type_.dtype), channels_};
+    const GradientParameters p{dy,
+                               x,
+                               view(static_cast<const float*>(coefficients), 3 * channels_),
+                               mean,
+                               view(arguments.outputs[0], n, type_.dtype),
+                               channels_};
     if (channels_ % 4 == 0)
       launchTasks(device, "batchNormGradient", gradientApply<4>, n / 4, p);
     else

@@ -1,7 +1,7 @@
-// Where the operands of a product C[line of A, line of B] = sum over depth of A[line, depth] * B[line, depth] come from.
-// An operand decodes a line and a depth once each and finds their element from both. `depthContiguous` says along which
-// of the two its memory runs, hence along which the kernels read N elements at a time. Lines of one group of a grouped
-// convolution are numbered from 0.
+// Where the operands of a product C[line of A, line of B] = sum over depth of A[line, depth] * B[line, depth] come
+// from. An operand decodes a line and a depth once each and finds their element from both. `depthContiguous` says along
+// which of the two its memory runs, hence along which the kernels read N elements at a time. Lines of one group of a
+// grouped convolution are numbered from 0.
 #pragma once
 #include "fused.cuh"
 
@@ -142,14 +142,14 @@ __device__ __forceinline__ Floats<N> loadOperand(const Operand& operand, const t
   }
 }
 
-// What becomes of C: y[row, group * columns + column] = epilogue(C), or times the mask of a data gradient; or, split over
-// depth, a partial sum of its own per split.
+// What becomes of C: y[row, group * columns + column] = epilogue(C), or times the mask of a data gradient; or, split
+// over depth, a partial sum of its own per split.
 struct Store {
   AnyOutput y;
   Epilogue epilogue;
   Mask mask;
-  int rowStride;         // elements of a row of y, all groups together
-  int64_t splitStride;   // elements of y; 0 where depth is not split
+  int rowStride;        // elements of a row of y, all groups together
+  int64_t splitStride;  // elements of y; 0 where depth is not split
 };
 
 template <class A, class B>

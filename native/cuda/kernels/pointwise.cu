@@ -2,9 +2,9 @@
 //   y[rows, cout] = inputActivation(x) . filter       depth cin
 //   dx[rows, cin] = (dy . filter^T) * mask            depth cout
 //   dfilter[cin, cout] = inputActivation(x)^T . dy    depth rows, split where few tiles would leave the device idle
-#include "gemm.cuh"
 #include "grid.cuh"
 #include "statistics.cuh"
+#include "tensor_cores.cuh"
 
 namespace sepconv::cuda {
 namespace {
@@ -18,7 +18,8 @@ void start(DeviceInterface& device, const char* name, const MatrixConfig& config
     case MatrixTile::tile64x64:
       return launchSimt<Tile64x64, 4>(device, name, p, 1);
     case MatrixTile::tile32x64:
-      return config.vector == 4 ? launchSimt<Tile32x64, 4>(device, name, p, 1) : launchSimt<Tile32x64, 1>(device, name, p, 1);
+      return config.vector == 4 ? launchSimt<Tile32x64, 4>(device, name, p, 1)
+                                : launchSimt<Tile32x64, 1>(device, name, p, 1);
   }
 }
 
@@ -27,24 +28,41 @@ bool vectorised(const MatrixProblem& problem) {
   return problem.depth % 4 == 0 && problem.columns % 4 == 0 && problem.panel % 4 == 0;
 }
 
+// What chooseGemm needs to know of one of the three products.
+GemmShape shapeOf(const MatrixProblem& problem, int64_t rows, int columns, int64_t depth, bool splits) {
+  const int lanes = problem.precision == Precision::bfloat16 ? 8 : 4;
+  const bool aligned = problem.depth % lanes == 0 && problem.columns % lanes == 0 && problem.panel % lanes == 0;
+  return {rows,
+          columns,
+          static_cast<int>(depth),
+          1,
+          vectorised(problem),
+          true,
+          splits,
+          problem.precision,
+          aligned && problem.inputActivation != Activation::elu};
+}
+
 class Pointwise final : public Kernel {
  public:
   Pointwise(const CallDescription& call, const DeviceProperties& device)
       : problem_(checkPointwise(call)),
-        config_(chooseGemm({problem_.rows, problem_.columns, problem_.depth, 1, vectorised(problem_), true, false}, device)),
+        config_(chooseGemm(shapeOf(problem_, problem_.rows, problem_.columns, problem_.depth, false), device)),
         statistics_(call.attributes.flag("statistics")) {
     if (problem_.columns > 64 * 65535) refuse(call, "more than 4194240 output channels");
   }
 
   size_t workspaceBytes() const override {
-    return statistics_ ? statisticsWorkspaceBytes(problem_.rows, problem_.columns) : 0;
+    if (!statistics_) return 0;
+    if (config_.precision == Precision::float32) return statisticsWorkspaceBytes(problem_.rows, problem_.columns);
+    return static_cast<size_t>((problem_.rows + tileRows() - 1) / tileRows() * 2 * problem_.columns) * sizeof(float);
   }
   std::string describe() const override { return cuda::describe(config_); }
 
   void launch(DeviceInterface& device, const Arguments& arguments) const override {
     const MatrixProblem& m = problem_;
     const int64_t outElements = m.rows * m.columns;
-    GemmParameters<MatrixOperand<true>, MatrixOperand<false>> p{};
+    PointwiseProduct p{};
     p.a = rowsOf(view(arguments.inputs[0], m.rows * m.depth, m.dtype), m.depth, m.inputActivation);
     p.b = filterOf(view(arguments.inputs[1], storedColumns(m) * m.depth, m.dtype), m.depth, m.columns, m.panel);
     p.store.y = view(arguments.outputs[0], outElements, m.dtype);
@@ -55,23 +73,42 @@ class Pointwise final : public Kernel {
     p.columns = m.columns;
     p.depth = p.depthPerSplit = m.depth;
     p.splits = 1;
-    start(device, "pointwiseConv2d", config_, p);
+    if (config_.precision == Precision::float32) {
+      start(device, "pointwiseConv2d", config_, p);
+      if (statistics_)
+        launchStatistics(device, view(static_cast<const void*>(arguments.outputs[0]), outElements, m.dtype), m.rows,
+                         m.columns, arguments.workspace, arguments.output(1), arguments.output(2));
+      return;
+    }
+    auto* partial = static_cast<float*>(arguments.workspace);
+    const Output statistics =
+        statistics_ ? view(partial, static_cast<int64_t>(workspaceBytes() / sizeof(float))) : Output{};
+    launchTensorCores(device, "pointwiseConv2d", config_, p, m.inputActivation, statistics);
     if (statistics_)
-      launchStatistics(device, view(static_cast<const void*>(arguments.outputs[0]), outElements, m.dtype), m.rows,
-                       m.columns, arguments.workspace, arguments.output(1), arguments.output(2));
+      launchMergeMoments(device, partial, m.rows, m.columns, tileRows(), arguments.output(1), arguments.output(2));
   }
 
  private:
+  // The tensor-core kernel leaves the moments of each tile.
+  int tileRows() const { return config_.tile == MatrixTile::tile128x128 ? 128 : 64; }
+
   const MatrixProblem problem_;
   const MatrixConfig config_;
   const bool statistics_;
 };
 
 class InputGradient final : public Kernel {
+  // The activation comes after this product, as a mask.
+  static MatrixProblem withoutActivation(MatrixProblem problem) {
+    problem.inputActivation = Activation::none;
+    return problem;
+  }
+
  public:
   InputGradient(const CallDescription& call, const DeviceProperties& device)
       : problem_(checkPointwiseInputGradient(call)),
-        config_(chooseGemm({problem_.rows, problem_.depth, problem_.columns, 1, vectorised(problem_), true, false}, device)) {
+        config_(chooseGemm(shapeOf(withoutActivation(problem_), problem_.rows, problem_.depth, problem_.columns, false),
+                           device)) {
     if (problem_.depth > 64 * 65535) refuse(call, "more than 4194240 input channels");
   }
   std::string describe() const override { return cuda::describe(config_); }
@@ -79,7 +116,7 @@ class InputGradient final : public Kernel {
   void launch(DeviceInterface& device, const Arguments& arguments) const override {
     const MatrixProblem& m = problem_;
     const int64_t elements = m.rows * m.depth;
-    GemmParameters<MatrixOperand<true>, MatrixOperand<true>> p{};
+    PointwiseInputGradient p{};
     p.a = rowsOf(view(arguments.inputs[0], m.rows * m.columns, m.dtype), m.columns);
     p.b = rowsOf(view(arguments.inputs[1], int64_t{m.depth} * m.columns, m.dtype), m.columns);
     p.store.y = view(arguments.outputs[0], elements, m.dtype);
@@ -89,7 +126,10 @@ class InputGradient final : public Kernel {
     p.columns = m.depth;
     p.depth = p.depthPerSplit = m.columns;
     p.splits = 1;
-    start(device, "pointwiseConv2dInputGradient", config_, p);
+    if (config_.precision == Precision::float32)
+      start(device, "pointwiseConv2dInputGradient", config_, p);
+    else
+      launchTensorCores(device, "pointwiseConv2dInputGradient", config_, p);
   }
 
  private:
@@ -101,13 +141,12 @@ class FilterGradient final : public Kernel {
  public:
   FilterGradient(const CallDescription& call, const DeviceProperties& device)
       : problem_(checkPointwiseFilterGradient(call)),
-        config_(chooseGemm({problem_.depth, problem_.columns, static_cast<int>(problem_.rows), 1, vectorised(problem_), true,
-                            true},
-                           device)) {
+        config_(chooseGemm(shapeOf(problem_, problem_.depth, problem_.columns, problem_.rows, true), device)) {
     if (problem_.columns > 64 * 65535) refuse(call, "more than 4194240 output channels");
   }
   size_t workspaceBytes() const override {
-    return config_.splits > 1 ? static_cast<size_t>(elements()) * static_cast<size_t>(config_.splits) * sizeof(float) : 0;
+    return config_.splits > 1 ? static_cast<size_t>(elements()) * static_cast<size_t>(config_.splits) * sizeof(float)
+                              : 0;
   }
   std::string describe() const override { return cuda::describe(config_); }
 
@@ -115,7 +154,7 @@ class FilterGradient final : public Kernel {
     const MatrixProblem& m = problem_;
     const bool split = config_.splits > 1;
     auto* partial = static_cast<float*>(arguments.workspace);
-    GemmParameters<MatrixOperand<false>, MatrixOperand<false>> p{};
+    PointwiseFilterGradient p{};
     p.a = columnsOf(view(arguments.inputs[0], m.rows * m.depth, m.dtype), m.depth, m.inputActivation);
     p.b = columnsOf(view(arguments.inputs[1], m.rows * m.columns, m.dtype), m.columns);
     p.store.y = split ? view(static_cast<void*>(partial), elements() * config_.splits, DType::float32)
@@ -127,7 +166,10 @@ class FilterGradient final : public Kernel {
     p.depth = static_cast<int>(m.rows);
     p.depthPerSplit = config_.depthPerSplit;
     p.splits = config_.splits;
-    start(device, "pointwiseConv2dFilterGradient", config_, p);
+    if (config_.precision == Precision::float32)
+      start(device, "pointwiseConv2dFilterGradient", config_, p);
+    else
+      launchTensorCores(device, "pointwiseConv2dFilterGradient", config_, p, m.inputActivation);
     if (split)
       launchSumSplits(device, "pointwiseConv2dFilterGradient (splits)", partial, arguments.output(), elements(),
                       config_.splits);

@@ -77,8 +77,8 @@ __global__ void __launch_bounds__(gridThreads) maxPool(const __grid_constant__ P
   p.y.store<VECTOR>(to, best);
 }
 
-// Element x of the window, compared with all of it (and never beaten by itself), wins over every earlier one that is smaller and every later one that is not larger; a NaN
-// wins over all but an earlier NaN.
+// Element x of the window, compared with all of it (and never beaten by itself), wins over every earlier one that is
+// smaller and every later one that is not larger; a NaN wins over all but an earlier NaN.
 template <int VECTOR>
 __global__ void __launch_bounds__(gridThreads) maxPoolGradient(const __grid_constant__ PoolParameters p) {
   const int64_t task = taskIndex();

@@ -169,7 +169,8 @@ __global__ void __launch_bounds__(gridThreads) sgdPieces(const __grid_constant__
 // Scalars, then groups of `group` tensors of one shape; elements per group.
 std::vector<int64_t> checkGroups(const CallDescription& call, size_t scalars, size_t group, size_t outputs) {
   for (size_t i = 0; i < scalars; ++i)
-    if (requireInput(call, i, "a leading scalar", 0).elements() != 1) refuse(call, "the leading inputs must be scalars");
+    if (requireInput(call, i, "a leading scalar", 0).elements() != 1)
+      refuse(call, "the leading inputs must be scalars");
   if (call.inputs.size() < scalars || (call.inputs.size() - scalars) % group)
     refuse(call, "inputs must be " + std::to_string(scalars) + " scalars and groups of " + std::to_string(group));
   std::vector<int64_t> counts;
