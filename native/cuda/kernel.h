@@ -41,9 +41,11 @@ using Factory = std::unique_ptr<Kernel> (*)(const CallDescription& call, const D
 using Registry = std::unordered_map<std::string, Factory>;
 
 // kernels/*.cu, each its own
+void registerCastKernel(Registry& registry);
 void registerConv2dKernels(Registry& registry);
 void registerDepthwiseKernels(Registry& registry);
 void registerDepthwiseFilterGradient(Registry& registry);
+void registerDropoutKernel(Registry& registry);
 void registerElementwiseKernels(Registry& registry);
 void registerLayoutKernels(Registry& registry);
 void registerLossKernels(Registry& registry);

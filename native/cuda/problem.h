@@ -64,6 +64,9 @@ Conv2dProblem checkConv2dInputGradient(const CallDescription& call);
 Conv2dProblem checkConv2dFilterGradient(const CallDescription& call);
 SeparableProblem checkSeparable(const CallDescription& call);
 
+constexpr int64_t maxElements = 0x7fffffff;
+// The call's scope and name, for messages.
+std::string subject(const CallDescription& call);
 // Throws ERR_FORMAT or ERR_DTYPE with the call's scope and name.
 [[noreturn]] void refuse(const CallDescription& call, const std::string& what);
 const TensorType& requireInput(const CallDescription& call, size_t index, const char* name, size_t rank,

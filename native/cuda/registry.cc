@@ -6,9 +6,11 @@ namespace sepconv::cuda {
 const Registry& kernels() {
   static const Registry registry = [] {
     Registry all;
+    registerCastKernel(all);
     registerConv2dKernels(all);
     registerDepthwiseKernels(all);
     registerDepthwiseFilterGradient(all);
+    registerDropoutKernel(all);
     registerElementwiseKernels(all);
     registerLayoutKernels(all);
     registerLossKernels(all);

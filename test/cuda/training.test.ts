@@ -8,7 +8,8 @@ import './emulator.js'
 import { buildXception } from '../../src/models/index.js'
 import { nameVariables, variablesOf } from '../../src/nn/layer.js'
 import { PhiloxStream } from '../../src/ops/philox.js'
-import { compile, sgd, softmaxCrossEntropy, tensor, type Tensor } from '../../src/index.js'
+import type { Value } from '../../src/graph/graph.js'
+import { compile, sgd, softmaxCrossEntropy, tensor } from '../../src/index.js'
 import { readState } from '../../src/runtime/state.js'
 import { verifyModel } from '../../src/runtime/verify.js'
 
@@ -19,7 +20,8 @@ async function train(device: string) {
   const network = buildXception(options)
   nameVariables(network.root)
   const random = new PhiloxStream(11, 0)
-  const step = compile(({ images, labels }) => softmaxCrossEntropy(network.forward(images) as never, labels), {
+  const loss = ({ images, labels }: { images: Value; labels: Value }) => softmaxCrossEntropy(network.forward(images) as Value, labels)
+  const step = compile(loss, {
     train: sgd({ rate: 0.05, momentum: 0.9, weightDecay: 1e-4 }),
     device,
     clipNorm: 5,
@@ -27,12 +29,11 @@ async function train(device: string) {
   const losses: number[] = []
   for (let i = 0; i < steps; i++) {
     const images = Float32Array.from({ length: batch * size * size * 3 }, () => 2 * random.uniform() - 1)
-    const on = { device }
     const result = await step.run({
-      images: tensor(images, [batch, size, size, 3], on as never),
-      labels: tensor(Int32Array.of(i % 5, (i + 2) % 5), [batch], on as never),
-    } as never)
-    losses.push(((await (result.loss as Tensor).data()) as Float32Array)[0]!)
+      images: tensor(images, [batch, size, size, 3], { device }),
+      labels: tensor(Int32Array.of(i % 5, (i + 2) % 5), [batch], { device }),
+    })
+    losses.push(((await result.loss.data()) as Float32Array)[0]!)
   }
   const weights = new Map<string, Float32Array>()
   for (const variable of variablesOf(network.root)) weights.set(variable.name, (await readState(variable)) as Float32Array)

@@ -1,11 +1,10 @@
-// unary, unaryGradient, binary, select, scaleShift, dropout, cast: one pass over memory, four elements per thread and
+// unary, unaryGradient, binary, select: one pass over memory, four elements per thread and
 // access; what is left over at the end goes one by one. The function of unary and binary is known at run time: one
 // branch for the whole grid, hidden behind the loads.
 #include <array>
 
 #include "fused.cuh"
 #include "grid.cuh"
-#include "philox.cuh"
 
 namespace sepconv::cuda {
 namespace {
@@ -349,176 +348,12 @@ class Select final : public Kernel {
   const TensorType type_;
 };
 
-struct ScaleShiftParameters {
-  AnyInput x;
-  AnyOutput y;
-  Epilogue epilogue;
-  int channels;
-};
-
-template <int VECTOR>
-__global__ void __launch_bounds__(gridThreads) scaleShiftKernel(const __grid_constant__ ScaleShiftParameters p) {
-  const int64_t i = taskIndex() * VECTOR;
-  if (i >= p.y.count) return;
-  const ChannelEpilogue<VECTOR> epilogue(p.epilogue, static_cast<int>(i) % p.channels);
-  epilogue.store(p.epilogue, p.y, i, p.x.load<VECTOR>(i));
-}
-
-class ScaleShift final : public Kernel {
- public:
-  explicit ScaleShift(const CallDescription& call)
-      : type_(requireFloating(call, 0, "x", 0)), activation_(activation(call.attributes, "activation")) {
-    if (type_.rank() < 1) refuse(call, "x must have rank 1 or more");
-    requireShape(call, 1, "scale", {type_.dim(-1)});
-    requireShape(call, 2, "shift", {type_.dim(-1)});
-    requireLike(call, 3, "residual", type_);
-    requireOutputLike(call, 0, type_);
-  }
-  void launch(DeviceInterface& device, const Arguments& arguments) const override {
-    const int64_t n = type_.elements(), channels = type_.dim(-1);
-    const ScaleShiftParameters p{view(arguments.inputs[0], n, type_.dtype),
-                                 view(arguments.outputs[0], n, type_.dtype),
-                                 {view(arguments.input(1), channels), view(arguments.input(2), channels),
-                                  view(arguments.inputs[3], n, type_.dtype), activation_},
-                                 static_cast<int>(channels)};
-    if (channels % 4 == 0)
-      launchTasks(device, "scaleShift", scaleShiftKernel<4>, n / 4, p);
-    else
-      launchTasks(device, "scaleShift", scaleShiftKernel<1>, n, p);
-  }
-
- private:
-  const TensorType type_;
-  const Activation activation_;
-};
-
-struct DropoutParameters {
-  AnyInput x;
-  arch::Global<const int32_t> counter;  // low and high word of the first sample's index
-  AnyOutput y;
-  uint32_t threshold, seed, stream;
-  float scale;
-  int size;    // elements per sample
-  int groups;  // of four per sample
-};
-
-__global__ void __launch_bounds__(gridThreads) dropoutKernel(const __grid_constant__ DropoutParameters p) {
-  const int64_t task = taskIndex();
-  const int64_t sample = static_cast<int>(task) / p.groups;
-  const int group = static_cast<int>(task) % p.groups;
-  if (sample * p.size + int64_t{group} * 4 >= p.y.count) return;
-  const uint64_t first = static_cast<uint32_t>(p.counter.load(0)[0]) |
-                         static_cast<uint64_t>(static_cast<uint32_t>(p.counter.load(1)[0])) << 32;
-  const uint64_t index = first + static_cast<uint64_t>(sample);
-  const arch::Vec<uint32_t, 4> words =
-      philox({static_cast<uint32_t>(group), 0, static_cast<uint32_t>(index), static_cast<uint32_t>(index >> 32)},
-             p.seed, p.stream);
-  const int64_t at = sample * p.size + int64_t{group} * 4;
-  if (p.size % 4 == 0) {
-    Floats<4> x = p.x.load<4>(at);
-    ARCH_UNROLL
-    for (int e = 0; e < 4; ++e) x[e] = words[e] >= p.threshold ? x[e] * p.scale : 0.f;
-    return p.y.store<4>(at, x);
-  }
-  ARCH_UNROLL
-  for (int e = 0; e < 4; ++e)
-    if (group * 4 + e < p.size) p.y.store<1>(at + e, {words[e] >= p.threshold ? p.x.load(at + e)[0] * p.scale : 0.f});
-}
-
-class Dropout final : public Kernel {
- public:
-  explicit Dropout(const CallDescription& call) : type_(requireFloating(call, 0, "x", 0)) {
-    if (type_.rank() < 1) refuse(call, "x must have a batch axis");
-    if (requireInput(call, 1, "counter", 1, DType::int32).elements() != 2) refuse(call, "counter must have two words");
-    requireOutputLike(call, 0, type_);
-    const double rate = call.attributes.number("rate");
-    if (!(rate >= 0 && rate < 1)) refuse(call, "rate must be in [0, 1), got " + std::to_string(rate));
-    threshold_ = static_cast<uint32_t>(rate * 4294967296.0);
-    scale_ = static_cast<float>(1 / (1 - rate));
-    seed_ = static_cast<uint32_t>(call.attributes.integer("seed"));
-    stream_ = static_cast<uint32_t>(call.attributes.integer("stream"));
-  }
-  void launch(DeviceInterface& device, const Arguments& arguments) const override {
-    const int64_t n = type_.elements();
-    const int size = static_cast<int>(n / type_.dim(0)), groups = (size + 3) / 4;
-    const DropoutParameters p{view(arguments.inputs[0], n, type_.dtype),
-                              {arguments.input<int32_t>(1), 2},
-                              view(arguments.outputs[0], n, type_.dtype),
-                              threshold_,
-                              seed_,
-                              stream_,
-                              scale_,
-                              size,
-                              groups};
-    launchTasks(device, "dropout", dropoutKernel, type_.dim(0) * groups, p);
-  }
-
- private:
-  const TensorType type_;
-  uint32_t threshold_, seed_, stream_;
-  float scale_;
-};
-
-struct CastParameters {
-  const void* x;
-  void* y;
-  int64_t count;
-  DType from, to;
-  bool plain;  // scale 1, offset 0: whole int32 values survive
-  float scale, offset;
-};
-
-__global__ void __launch_bounds__(gridThreads) castKernel(const __grid_constant__ CastParameters p) {
-  const int64_t i = taskIndex();
-  if (i >= p.count) return;
-  int32_t whole = 0;
-  float value;
-  const bool integer = p.from == DType::int32 || p.from == DType::uint8;
-  if (p.from == DType::int32) whole = arch::Global<const int32_t>{static_cast<const int32_t*>(p.x), p.count}.load(i)[0];
-  if (p.from == DType::uint8) whole = arch::Global<const uint8_t>{static_cast<const uint8_t*>(p.x), p.count}.load(i)[0];
-  value = integer ? static_cast<float>(whole) : AnyInput{p.x, p.count, p.from}.load(i)[0];
-  if (!p.plain) value = fmaf(value, p.scale, p.offset);
-  if (p.to == DType::float32 || p.to == DType::bfloat16) return AnyOutput{p.y, p.count, p.to}.store<1>(i, {value});
-  int32_t rounded = integer && p.plain ? whole : arch::roundToInt(value);
-  if (p.to == DType::int32) return arch::Global<int32_t>{static_cast<int32_t*>(p.y), p.count}.store<1>(i, {rounded});
-  rounded = rounded < 0 ? 0 : rounded > 255 ? 255 : rounded;
-  arch::Global<uint8_t>{static_cast<uint8_t*>(p.y), p.count}.store<1>(i, {static_cast<uint8_t>(rounded)});
-}
-
-class Cast final : public Kernel {
- public:
-  explicit Cast(const CallDescription& call) {
-    if (!call.has(0)) refuse(call, "input 'x' is missing");
-    const TensorType& x = requireInput(call, 0, "x", 0, call.input(0).dtype);
-    if (call.outputs.empty()) refuse(call, "output 0 is missing");
-    requireOutput(call, 0, x.shape, call.outputs[0].dtype);
-    p_.count = x.elements();
-    p_.from = x.dtype;
-    p_.to = call.outputs[0].dtype;
-    p_.scale = static_cast<float>(call.attributes.number("scale", 1.0));
-    p_.offset = static_cast<float>(call.attributes.number("offset", 0.0));
-    p_.plain = p_.scale == 1.f && p_.offset == 0.f;
-  }
-  void launch(DeviceInterface& device, const Arguments& arguments) const override {
-    CastParameters p = p_;
-    p.x = arguments.inputs[0];
-    p.y = arguments.outputs[0];
-    launchTasks(device, "cast", castKernel, p.count, p);
-  }
-
- private:
-  CastParameters p_{};
-};
-
 }  // namespace
 
 void registerElementwiseKernels(Registry& registry) {
   registry["unary"] = registry["unaryGradient"] = make<UnaryKernel>;
   registry["binary"] = make<BinaryKernel>;
   registry["select"] = make<Select>;
-  registry["scaleShift"] = make<ScaleShift>;
-  registry["dropout"] = make<Dropout>;
-  registry["cast"] = make<Cast>;
 }
 
 }  // namespace sepconv::cuda

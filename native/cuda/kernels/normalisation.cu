@@ -1,7 +1,7 @@
-// batchNormCoefficients: a thread per channel. batchNormGradient(dy, x, mean, variance, gamma?) -> dx, dgamma, dbeta in
-// three launches: sums over chunks of rows (32 channels and eight interleaved runs per block), the chunks added in a
-// fixed tree by a warp per channel, then dx = scale * dy + slope * (x - mean) + offset with three numbers per channel.
-// The sums are taken of dy and dy * (x - mean), so that nothing cancels.
+// batchNormCoefficients: a thread per channel. scaleShift: one pass over memory. batchNormGradient(dy, x, mean,
+// variance, gamma?) -> dx, dgamma, dbeta in three launches: sums over chunks of rows (32 channels and eight interleaved
+// runs per block), the chunks added in a fixed tree by a warp per channel, then dx = scale * dy + slope * (x - mean) +
+// offset with three numbers per channel. The sums are taken of dy and dy * (x - mean), so that nothing cancels.
 #include "../arch/sync.h"
 #include "fused.cuh"
 #include "grid.cuh"
@@ -49,6 +49,49 @@ class Coefficients final : public Kernel {
  private:
   int64_t channels_;
   const float epsilon_;
+};
+
+struct ScaleShiftParameters {
+  AnyInput x;
+  AnyOutput y;
+  Epilogue epilogue;
+  int channels;
+};
+
+template <int VECTOR>
+__global__ void __launch_bounds__(gridThreads) scaleShiftKernel(const __grid_constant__ ScaleShiftParameters p) {
+  const int64_t i = taskIndex() * VECTOR;
+  if (i >= p.y.count) return;
+  const ChannelEpilogue<VECTOR> epilogue(p.epilogue, static_cast<int>(i) % p.channels);
+  epilogue.store(p.epilogue, p.y, i, p.x.load<VECTOR>(i));
+}
+
+class ScaleShift final : public Kernel {
+ public:
+  explicit ScaleShift(const CallDescription& call)
+      : type_(requireFloating(call, 0, "x", 0)), activation_(activation(call.attributes, "activation")) {
+    if (type_.rank() < 1) refuse(call, "x must have rank 1 or more");
+    requireShape(call, 1, "scale", {type_.dim(-1)});
+    requireShape(call, 2, "shift", {type_.dim(-1)});
+    requireLike(call, 3, "residual", type_);
+    requireOutputLike(call, 0, type_);
+  }
+  void launch(DeviceInterface& device, const Arguments& arguments) const override {
+    const int64_t n = type_.elements(), channels = type_.dim(-1);
+    const ScaleShiftParameters p{view(arguments.inputs[0], n, type_.dtype),
+                                 view(arguments.outputs[0], n, type_.dtype),
+                                 {view(arguments.input(1), channels), view(arguments.input(2), channels),
+                                  view(arguments.inputs[3], n, type_.dtype), activation_},
+                                 static_cast<int>(channels)};
+    if (channels % 4 == 0)
+      launchTasks(device, "scaleShift", scaleShiftKernel<4>, n / 4, p);
+    else
+      launchTasks(device, "scaleShift", scaleShiftKernel<1>, n, p);
+  }
+
+ private:
+  const TensorType type_;
+  const Activation activation_;
 };
 
 constexpr int runs = 8, sumThreads = 32 * runs;
@@ -213,6 +256,7 @@ class BatchNormGradient final : public Kernel {
 
 void registerNormalisationKernels(Registry& registry) {
   registry["batchNormCoefficients"] = make<Coefficients>;
+  registry["scaleShift"] = make<ScaleShift>;
   registry["batchNormGradient"] = make<BatchNormGradient>;
 }
 
