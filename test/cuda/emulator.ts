@@ -20,6 +20,18 @@ import type { Call, Program, ProgramBuffer } from '../../src/runtime/program.js'
 import { bfloat16ToFloat32, float32ToBfloat16 } from '../../src/weights/half.js'
 import type { Filled } from '../helpers.js'
 
+/** Traffic of all launches of one name. */
+export interface Account {
+  readonly launches: number
+  readonly bytesRead: number
+  readonly bytesWritten: number
+  /** Passes that shared-memory instructions took, and what they would have taken without bank conflicts. */
+  readonly sharedPasses: number
+  readonly sharedMinimum: number
+  /** Passes beyond the minimum, by place in the source. */
+  readonly conflicts: Readonly<Record<string, number>>
+}
+
 interface Emulator extends NativeAddon {
   /** The variant and tiles that the CUDA executor chooses on a GPU with that many multiprocessors. */
   describeKernel(
@@ -29,6 +41,8 @@ interface Emulator extends NativeAddon {
     attributes: Attributes,
     multiprocessors: number,
   ): string
+  /** What the executor 'emulator:counting' has counted since the last call, by name of the launch. */
+  takeAccounts(): Record<string, Account>
   /** What the real addon says when the runtime reports this; versions as CUDA writes them, 13000 being 13.0. */
   explainNoDevice(error: number, errorText: string, driverVersion: number, runtimeVersion: number): NativeExecutorInfo
 }

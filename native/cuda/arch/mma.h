@@ -29,6 +29,7 @@ __device__ __forceinline__ void loadMatrices(uint32_t (&fragment)[4], const Shar
                  : "memory");
 #else
   emulator::checkAccess("matrix read from shared memory", from.data, from.count, index, 8, sizeof(Bfloat16), place);
+  emulator::block->countShared(from.data + index, 16, place);
   emulator::loadMatrices<TRANSPOSED>(fragment, from.data + index, place);
 #endif
 }

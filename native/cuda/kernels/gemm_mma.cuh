@@ -51,6 +51,8 @@ class MmaOperand {
     group_ = group;
     along_ = arch::threadIndex() % vectors * Format::vector;
     across_ = arch::threadIndex() / vectors;
+    // A pass of shared memory takes two lines of 64 bytes; lines 80 bytes apart share banks unless they are 4 apart.
+    if constexpr (contiguous) across_ = (across_ & ~7) | (across_ & 1) << 2 | (across_ >> 1 & 3);
     ARCH_UNROLL
     for (int i = 0; i < (contiguous ? loads : 1); ++i) {
       const int64_t line = first + (contiguous ? across_ + i * step : along_);
@@ -86,6 +88,8 @@ class MmaOperand {
                        loads = (contiguous ? LINES : Format::depth) / step;
   static_assert(T::threads % vectors == 0 && (contiguous ? LINES : Format::depth) % step == 0,
                 "threads cover the tile evenly");
+  static_assert(!contiguous || (vectors == 4 && pitch * sizeof(typename Format::Element) == 80 && step % 8 == 0),
+                "the order of lines is made for these");
 
   static __device__ __forceinline__ void move(const Operand& operand,
                                               const arch::Shared<typename Format::Element>& tile, int to,
@@ -161,7 +165,7 @@ constexpr size_t mmaSharedBytes() {
   constexpr size_t tiles =
       mmaStages * sizeof(typename Format::Element) *
       (MmaOperand<T, Format, A, T::rows>::elements + MmaOperand<T, Format, B, T::columns>::elements);
-  constexpr size_t epilogue = T::warps * 16 * (T::warpColumns + 4) * sizeof(float);
+  constexpr size_t epilogue = T::warps * 16 * (T::warpColumns + 8) * sizeof(float);
   constexpr size_t moments = T::warpsY * T::columns * 3 * sizeof(float);
   return tiles > epilogue + moments ? tiles : epilogue + moments;
 }
@@ -239,7 +243,7 @@ __global__ void __launch_bounds__(T::threads, T::minBlocks)
   arch::syncThreads();  // the tiles become the epilogue's memory
 
   // Each warp turns 16 rows at a time through shared memory, so that rows are written 16 bytes per lane.
-  constexpr int pitch = T::warpColumns + 4;
+  constexpr int pitch = T::warpColumns + 8;  // rows 8 banks apart: pairs of four rows fill all 32
   arch::SharedMemory memory;
   const arch::Shared<float> turned = memory.array<float>(T::warps * 16 * pitch);
   const arch::Shared<float> shared = memory.array<float>(T::warpsY * T::columns * 3);
