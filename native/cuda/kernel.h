@@ -41,6 +41,7 @@ using Factory = std::unique_ptr<Kernel> (*)(const CallDescription& call, const D
 using Registry = std::unordered_map<std::string, Factory>;
 
 // kernels/*.cu, each its own
+void registerArchCheck(Registry& registry);
 void registerCastKernel(Registry& registry);
 void registerConv2dKernels(Registry& registry);
 void registerDepthwiseKernels(Registry& registry);

@@ -6,6 +6,7 @@ namespace sepconv::cuda {
 const Registry& kernels() {
   static const Registry registry = [] {
     Registry all;
+    registerArchCheck(all);
     registerCastKernel(all);
     registerConv2dKernels(all);
     registerDepthwiseKernels(all);
