@@ -3,6 +3,6 @@
 import { describe } from 'vitest'
 import { NativeDeviceExecutor } from '../../src/runtime/executors/native.js'
 import { testWrappers } from './arch.js'
-import { emulator } from './emulator.js'
+import { modeNames } from './emulator.js'
 
-describe.each(emulator().executors())('$name', ({ name }) => testWrappers(new NativeDeviceExecutor(name)))
+describe.each(modeNames())('%s', (name) => testWrappers(new NativeDeviceExecutor(name)))

@@ -20,7 +20,26 @@ const saturated = (x: number): number => {
 
 const random = generator(41)
 const numbers = Float32Array.from({ length: 512 }, () => 2 * random() - 1)
-const special = [0, -0, 1, -1, 0.5, 1.5, 2.5, -2.5, NaN, Infinity, -Infinity, 3e9, -3e9, 1e-40, 1.00390625, 1.01171875, 1.00048828125, 65535.5]
+const special = [
+  0,
+  -0,
+  1,
+  -1,
+  0.5,
+  1.5,
+  2.5,
+  -2.5,
+  NaN,
+  Infinity,
+  -Infinity,
+  3e9,
+  -3e9,
+  1e-40,
+  1.00390625,
+  1.01171875,
+  1.00048828125,
+  65535.5,
+]
 const scalars = Float32Array.from({ length: 512 }, (_, i) => special[i] ?? numbers[i]! * 1000)
 
 const at = (i: number) => numbers[i]!

@@ -14,7 +14,8 @@ import { ReferenceExecutor } from '../../src/runtime/executors/reference.js'
 import type { Executor } from '../../src/runtime/executor.js'
 import type { Program } from '../../src/runtime/program.js'
 import { type Filled, filled, generator, runOp, uniform } from '../helpers.js'
-import { buffer, download, emulator, encode, floats, poisoned, runCall, singleCall, upload } from './emulator.js'
+import { buffer, download, encode, floats, poisoned, runCall, singleCall, upload } from './calls.js'
+import { emulator } from './emulator.js'
 
 const open = () => emulator().openExecutor('emulator')
 const type = (shape: readonly number[], dtype: DType = 'float32'): TensorType => ({ shape, dtype })

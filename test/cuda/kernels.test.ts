@@ -8,7 +8,8 @@ import type { Attributes } from '../../src/graph/graph.js'
 import type { TensorType } from '../../src/graph/types.js'
 import type { NativeExecutor } from '../../src/runtime/native.js'
 import { type Filled, filled, generator, runOp, uniform, whole } from '../helpers.js'
-import { emulator, encode, floats, inferred, MULTIPROCESSORS, runCall } from './emulator.js'
+import { encode, floats, inferred, runCall } from './calls.js'
+import { emulator, MULTIPROCESSORS } from './emulator.js'
 
 type Random = () => number
 type Case = readonly [inputs: (Filled | null)[], attributes: Attributes]

@@ -4,7 +4,8 @@ import { describe, expect, it } from 'vitest'
 import type { Attributes } from '../../src/graph/graph.js'
 import { byteLength } from '../../src/graph/types.js'
 import { type Filled, filled, generator, uniform } from '../helpers.js'
-import { type Account, emulator, inferred, runCall } from './emulator.js'
+import { inferred, runCall } from './calls.js'
+import { type Account, emulator } from './emulator.js'
 
 const executor = emulator().openExecutor('emulator:counting')
 const random = generator(31)
@@ -47,7 +48,7 @@ describe('depthwise 3x3', () => {
 describe('products on tensor cores', () => {
   it.each(['bfloat16', 'tf32'] as const)('%s: no bank conflicts, forward and backward', (precision) => {
     const store = precision === 'bfloat16' ? half : (t: Filled) => t
-    const attributes = precision === 'tf32' ? { precision } : {}
+    const attributes: Attributes = precision === 'tf32' ? { precision } : {}
     const [x, filter, dy] = [store(tensor(256, 64)), store(tensor(64, 128)), store(tensor(256, 128))]
     const accounts = [
       count('pointwiseConv2d', [x, filter], attributes).pointwiseConv2d!,

@@ -1,6 +1,6 @@
-// archCheck(x[512]) -> y[512]: one warp puts x through the wrappers of arch/ that the attribute `group` names. Each wrapper
-// is right where y is what test/cuda/arch.ts says, on the emulator and, by npm run gpu:check, on hardware: until then both
-// may share one misreading of the instruction set.
+// archCheck(x[512]) -> y[512]: one warp puts x through the wrappers of arch/ that the attribute `group` names. Each
+// wrapper is right where y is what test/cuda/arch.ts says, on the emulator and, by npm run gpu:check, on hardware:
+// until then both may share one misreading of the instruction set.
 #include <array>
 
 #include "../arch/async_copy.h"
@@ -25,7 +25,8 @@ struct ArchParameters {
 // y[i * 8...): bits and numbers made of x[i], as floats that hold them exactly.
 __device__ __forceinline__ void checkScalars(const ArchParameters& p, int lane) {
   const float x = p.x.load(lane)[0];
-  const uint32_t bits = arch::floatBits(x), pair = uint32_t{arch::toBfloat16(x).bits} | uint32_t{0xbf80} << 16;  // x, -1
+  const uint32_t bits = arch::floatBits(x),
+                 pair = uint32_t{arch::toBfloat16(x).bits} | uint32_t{0xbf80} << 16;  // x, -1
   const auto high = [](uint32_t word) { return static_cast<float>(word >> 16); };
   const int32_t rounded = arch::roundToInt(x);
   const float values[8] = {arch::toFloat(arch::toBfloat16(x)),
@@ -103,7 +104,8 @@ __device__ __forceinline__ void checkBfloat16(const ArchParameters& p, int lane)
 __device__ __forceinline__ void checkTf32(const ArchParameters& p, int lane) {
   const int g = lane / 4, t = lane % 4;
   const auto element = [&](int index) { return arch::toTf32(p.x.load(index)[0]); };
-  const uint32_t a[4] = {element(g * 8 + t), element((g + 8) * 8 + t), element(g * 8 + t + 4), element((g + 8) * 8 + t + 4)};
+  const uint32_t a[4] = {element(g * 8 + t), element((g + 8) * 8 + t), element(g * 8 + t + 4),
+                         element((g + 8) * 8 + t + 4)};
   float d[4] = {1.f, 2.f, 3.f, 4.f};
   arch::multiplyTf32(d, a, element(128 + t * 8 + g), element(128 + (t + 4) * 8 + g));
   p.y.store<2>(g * 8 + t * 2, {d[0], d[1]});
