@@ -62,10 +62,19 @@ class EmulatedDevice final : public cuda::DeviceInterface {
     std::free(pointer);
   }
 
-  void copyIn(void* device, const void* host, size_t bytes) override { std::memcpy(device, host, bytes); }
-  void copyOut(void* host, const void* device, size_t bytes) override { std::memcpy(host, device, bytes); }
+  void copyIn(void* device, const void* host, size_t bytes) override {
+    failure_.refuse(properties_.name);
+    std::memcpy(device, host, bytes);
+  }
+  void copyOut(void* host, const void* device, size_t bytes) override {
+    failure_.refuse(properties_.name);
+    std::memcpy(host, device, bytes);
+  }
 
   void launch(const cuda::Launch& launch) override {
+    failure_.refuse(properties_.name);
+    if (std::strcmp(launch.name, "emulatorDeviceError") == 0)
+      failure_.report(properties_.name, "run: cudaErrorIllegalAddress (an illegal memory access was encountered)");
     if (!recording_) return runGrid(launch, mode_, ++seed_);
     const auto* bytes = static_cast<const unsigned char*>(launch.parameters);
     recording_->launches.push_back({launch, std::vector<unsigned char>(bytes, bytes + launch.parameterBytes)});
@@ -104,6 +113,7 @@ class EmulatedDevice final : public cuda::DeviceInterface {
   const Mode& mode_;
   cuda::DeviceProperties properties_;
   EmulatedRecording* recording_ = nullptr;
+  cuda::Failure failure_;
   uint32_t seed_ = 0;
   std::mutex mutex_;
   size_t used_ = 0;
