@@ -59,5 +59,7 @@ void registerShapeKernels(Registry& registry);
 void registerStatisticsKernels(Registry& registry);
 void registerUpdateKernels(Registry& registry);
 const Registry& kernels();  // registry.cc
+// Throws ERR_FORMAT unless the call has as many outputs as its op.
+void requireOutputs(const CallDescription& call);
 
 }  // namespace sepconv::cuda
