@@ -29,6 +29,7 @@ const Registry& kernels() {
     registerLayoutKernels(all);
     registerLossKernels(all);
     registerNormalisationKernels(all);
+    registerPeakKernel(all);
     registerPointwiseKernels(all);
     registerPoolingKernels(all);
     registerReductionKernels(all);

@@ -125,6 +125,7 @@ ExecutorInfo describe(const Mode& mode) {
   info.name = std::string("emulator:") + mode.name;
   info.available = true;
   info.properties["panel"] = 0.0;
+  info.properties["multiprocessors"] = 2.0;
   info.properties["kernels"] = cuda::kernelNames();
   info.properties["dtypes"] = std::vector<std::string>{"float32"};
   return info;

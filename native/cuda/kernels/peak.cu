@@ -1,6 +1,6 @@
 // multiplyAddPeak(x[1]) -> y[blocks * 256]: how fast the SIMT units multiply and add at most, for the roofline of
-// benchmarks. Every thread runs eight independent chains of fused multiply-adds in registers, `steps` long; one store at the
-// end keeps them.
+// benchmarks. Every thread runs eight independent chains of fused multiply-adds in registers, `steps` long; one store
+// at the end keeps them.
 #include "grid.cuh"
 #include "tensor.cuh"
 
