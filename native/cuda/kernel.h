@@ -51,6 +51,7 @@ void registerElementwiseKernels(Registry& registry);
 void registerLayoutKernels(Registry& registry);
 void registerLossKernels(Registry& registry);
 void registerNormalisationKernels(Registry& registry);
+void registerOptimizerKernels(Registry& registry);
 void registerPeakKernel(Registry& registry);
 void registerPointwiseKernels(Registry& registry);
 void registerPoolingKernels(Registry& registry);

@@ -11,6 +11,8 @@ void requireOutputs(const CallDescription& call) {
   if (call.kernel == "batchNormGradient") expected = 3;
   if (call.kernel == "pointwiseConv2d" && call.attributes.flag("statistics")) expected = 3;
   if (call.kernel == "sgdUpdate") expected = inputs < 3 ? 0 : (inputs - 3) / 3 * 2;
+  if (call.kernel == "rmspropUpdate") expected = inputs < 3 ? 0 : (inputs - 3) / 4 * 3;
+  if (call.kernel == "adamUpdate") expected = inputs < 4 ? 0 : 1 + (inputs - 4) / 4 * 3;
   if (call.kernel == "averageUpdate") expected = inputs < 2 ? 0 : (inputs - 2) / 2;
   if (call.outputs.size() != expected)
     refuse(call, "expected " + std::to_string(expected) + " outputs, got " + std::to_string(call.outputs.size()));
@@ -29,6 +31,7 @@ const Registry& kernels() {
     registerLayoutKernels(all);
     registerLossKernels(all);
     registerNormalisationKernels(all);
+    registerOptimizerKernels(all);
     registerPeakKernel(all);
     registerPointwiseKernels(all);
     registerPoolingKernels(all);
