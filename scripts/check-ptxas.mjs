@@ -12,7 +12,13 @@ import { fileURLToPath, pathToFileURL } from 'node:url'
 import { promisify } from 'node:util'
 
 /** Kernels that may use local memory: { kernel: part of the demangled name, architecture, bytes of stack, reason }. */
-export const ALLOWED = []
+const exact = 'exact float32 products; two blocks per multiprocessor leave 128 registers, and are worth more than none of these spills'
+export const ALLOWED = [
+  { kernel: 'gemmSimt<Tile<128, 128, 8, 8, 8, 2>', architecture: 'sm_100', bytes: 32, reason: exact },
+  { kernel: 'gemmSimt<Tile<128, 128, 8, 8, 8, 2>', architecture: 'sm_120', bytes: 32, reason: exact },
+  { kernel: 'depthwiseTiled<5, 1, 4>', architecture: 'sm_100', bytes: 8, reason: 'two registers, outside the loop over taps' },
+  { kernel: 'depthwiseTiled<5, 1, 4>', architecture: 'sm_120', bytes: 8, reason: 'two registers, outside the loop over taps' },
+]
 
 const root = dirname(dirname(fileURLToPath(import.meta.url)))
 const FLAGS = ['-std=c++17', '-O3', '-Werror', 'all-warnings', '-Xcompiler', '-Wall,-Wextra,-Werror', '-Xptxas', '-v']
@@ -114,7 +120,12 @@ async function main() {
   else
     for (const { kernel, architecture, registers } of named)
       console.log(`${architecture.padEnd(8)}${String(registers).padStart(4)} registers  ${kernel}`)
-  errors.push(...complaints(named))
+  errors.push(
+    ...complaints(
+      named,
+      ALLOWED.filter(({ architecture }) => names.includes(architecture.slice(3))),
+    ),
+  )
   for (const message of errors) console.error(message)
   console.error(`${files.length} files, ${named.length} kernels, ${errors.length ? `${errors.length} problems` : 'no warnings, no spills'}`)
   if (errors.length) process.exitCode = 1

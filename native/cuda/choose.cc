@@ -8,13 +8,8 @@ namespace {
 // What every device gives without opting in; more would leave fewer than four blocks per multiprocessor.
 constexpr size_t tileBudget = 48 << 10;
 
-int64_t blocks(const MatrixProblem& problem, int rows, int columns) {
-  return (problem.rows + rows - 1) / rows * ((problem.columns + columns - 1) / columns);
-}
-
-// 16-byte accesses need every row of x, filter and y to start at a multiple of four floats.
-bool vectorised(const MatrixProblem& problem) {
-  return problem.depth % 4 == 0 && problem.columns % 4 == 0 && problem.panel % 4 == 0;
+int64_t blocks(int64_t rows, int64_t columns, int tileRows, int tileColumns) {
+  return (rows + tileRows - 1) / tileRows * ((columns + tileColumns - 1) / tileColumns);
 }
 
 }  // namespace
@@ -30,6 +25,9 @@ DepthwiseConfig chooseDepthwise(const DepthwiseProblem& problem, const DevicePro
     if (w.strideHeight == 1) variant = DepthwiseVariant::tiled3x3;
     if (w.strideHeight == 2 && vector == 4) variant = DepthwiseVariant::tiled3x3Stride2;
   }
+  if (w.kernelHeight == 5 && w.kernelWidth == 5 && w.dilationHeight == 1 && w.dilationWidth == 1 &&
+      w.strideHeight == 1 && w.strideWidth == 1 && vector == 4)
+    variant = DepthwiseVariant::tiled5x5;
   const size_t budget = std::min(tileBudget, device.sharedBytes);
   // Widest first: less halo per output. Widths are multiples of the strip of four outputs that a thread of the 3x3
   // kernels makes.
@@ -45,22 +43,56 @@ DepthwiseConfig chooseDepthwise(const DepthwiseProblem& problem, const DevicePro
   return direct;  // a window so large or so dilated that its tile does not fit
 }
 
-MatrixConfig chooseMatrix(const MatrixProblem& problem, const DeviceProperties& device) {
-  const int vector = vectorised(problem) ? 4 : 1;
-  // The larger tile needs half the loads per product, but only two waves of blocks keep every multiprocessor busy.
-  const int64_t enough = int64_t{2} * device.multiprocessors;
-  if (vector == 4 && problem.columns > 64 && blocks(problem, 128, 128) >= enough) return {MatrixTile::tile128x128, 4};
-  if (problem.rows > 32 && blocks(problem, 64, 64) >= enough) return {MatrixTile::tile64x64, vector};
-  return {MatrixTile::tile32x64, vector};
+MatrixConfig chooseGemm(const GemmShape& shape, const DeviceProperties& device) {
+  const int64_t enough = int64_t{2} * device.multiprocessors;  // two waves keep every multiprocessor busy
+  const auto count = [&](int rows, int columns) {
+    return shape.groups * blocks(shape.rows, shape.columns, rows, columns);
+  };
+  MatrixConfig config{MatrixTile::tile32x64, shape.vectorised ? 4 : 1};
+  config.depthPerSplit = shape.depth;
+  int64_t started = count(32, 64);
+  // The larger tile needs half the loads per product.
+  const auto take = [&](MatrixTile tile, int rows, int columns) {
+    config.tile = tile;
+    started = count(rows, columns);
+  };
+  const bool fills = shape.splits;  // splits fill the device, whatever the tile
+  if (shape.precision != Precision::float32 && shape.tensorCores) {
+    config.precision = shape.precision;
+    // Two blocks per multiprocessor: one wave of the large tile is worth more than several of the small one.
+    const bool large = shape.rows > 64 && shape.columns > 64 && (fills || count(128, 128) >= device.multiprocessors);
+    large ? take(MatrixTile::tile128x128, 128, 128) : take(MatrixTile::tile64x64, 64, 64);
+  } else if (shape.vectorised && shape.largeTiles && shape.rows > 64 && shape.columns > 64 &&
+             (fills || count(128, 128) >= enough))
+    take(MatrixTile::tile128x128, 128, 128);
+  else if (shape.vectorised && shape.rows > 32 && (fills || count(64, 64) >= enough))
+    take(MatrixTile::tile64x64, 64, 64);
+  if (shape.splits && started < enough) {
+    // At least 128 deep, so that a partial product costs more than adding it.
+    const int64_t most = std::max<int64_t>(1, std::min<int64_t>(shape.depth / 128, 65535 / shape.groups));
+    const int64_t wanted = std::min((enough + started - 1) / started, most);
+    const int64_t depth = (shape.depth + wanted - 1) / wanted;
+    config.depthPerSplit = static_cast<int>((depth + 31) / 32 * 32);
+    config.splits = (shape.depth + config.depthPerSplit - 1) / config.depthPerSplit;
+  }
+  return config;
 }
 
 MatrixConfig chooseSeparable(const SeparableProblem& problem, const DeviceProperties& device) {
   const DepthwiseProblem& d = problem.depthwise;
-  const int vector = vectorised(problem.pointwise) && d.multiplier == 1 && d.channels % 4 == 0 ? 4 : 1;
+  const MatrixProblem& m = problem.pointwise;
+  const bool vectorised = m.depth % 4 == 0 && m.columns % 4 == 0 && m.panel % 4 == 0 && d.multiplier == 1;
   // Every tile of columns computes the depthwise result again: wide tiles.
-  const bool wide =
-      vector == 4 && problem.pointwise.columns > 64 && blocks(problem.pointwise, 64, 128) >= device.multiprocessors;
-  return {wide ? MatrixTile::tile64x128 : MatrixTile::tile32x64, vector};
+  const int lanes = m.precision == Precision::bfloat16 ? 8 : 4;
+  const Window& w = d.window;
+  const bool plain3x3 = w.kernelHeight == 3 && w.kernelWidth == 3 && w.dilationHeight == 1 && w.dilationWidth == 1;
+  if (m.precision != Precision::float32 && vectorised && plain3x3 && m.depth % lanes == 0 && m.columns % lanes == 0 &&
+      m.panel % lanes == 0) {
+    const bool large = m.columns > 64 && blocks(m.rows, m.columns, 128, 128) >= device.multiprocessors;
+    return {large ? MatrixTile::tile128x128 : MatrixTile::tile64x64, 4, 1, m.depth, m.precision};
+  }
+  const bool wide = vectorised && m.columns > 64 && blocks(m.rows, m.columns, 64, 128) >= device.multiprocessors;
+  return {wide ? MatrixTile::tile64x128 : MatrixTile::tile32x64, vectorised ? 4 : 1, 1, m.depth};
 }
 
 std::string describe(const DepthwiseConfig& config) {
@@ -74,6 +106,8 @@ std::string describe(const DepthwiseConfig& config) {
       return "tiled" + tile + access;
     case DepthwiseVariant::tiled3x3:
       return "tiled3x3" + tile + access;
+    case DepthwiseVariant::tiled5x5:
+      return "tiled5x5" + tile + access;
     case DepthwiseVariant::tiled3x3Stride2:
       return "tiled3x3Stride2" + tile + access;
   }
@@ -81,19 +115,14 @@ std::string describe(const DepthwiseConfig& config) {
 }
 
 std::string describe(const MatrixConfig& config) {
-  const std::string access =
-      ", " + std::to_string(config.vector) + (config.vector > 1 ? " floats" : " float") + " per access";
-  switch (config.tile) {
-    case MatrixTile::tile32x64:
-      return "32x64" + access;
-    case MatrixTile::tile64x64:
-      return "64x64" + access;
-    case MatrixTile::tile64x128:
-      return "64x128" + access;
-    case MatrixTile::tile128x128:
-      return "128x128" + access;
-  }
-  return "";
+  constexpr const char* names[] = {"32x64", "64x64", "64x128", "128x128"};
+  std::string text = names[static_cast<int>(config.tile)];
+  text += ", " + std::to_string(config.vector) + (config.vector > 1 ? " elements" : " element") + " per access";
+  if (config.precision != Precision::float32)
+    text =
+        std::string(config.precision == Precision::tf32 ? "tf32 " : "bfloat16 ") + names[static_cast<int>(config.tile)];
+  if (config.splits > 1) text += ", " + std::to_string(config.splits) + " splits";
+  return text;
 }
 
 }  // namespace sepconv::cuda

@@ -7,8 +7,9 @@
 namespace sepconv::cuda {
 
 // `direct`: a thread per output, reading x through the caches; serves any window, any multiplier. `tiled`: the block's
-// input tile with its halo in shared memory. 3x3 variants keep the window in registers.
-enum class DepthwiseVariant : uint8_t { direct, tiled, tiled3x3, tiled3x3Stride2 };
+// input tile with its halo in shared memory. 3x3 and 5x5 variants keep
+// the window in registers.
+enum class DepthwiseVariant : uint8_t { direct, tiled, tiled3x3, tiled3x3Stride2, tiled5x5 };
 
 struct DepthwiseConfig {
   DepthwiseVariant variant;
@@ -20,13 +21,28 @@ struct DepthwiseConfig {
 // Products: rows x columns of y per block.
 enum class MatrixTile : uint8_t { tile32x64, tile64x64, tile64x128, tile128x128 };
 
+// A product C[rows, columns] over depth, one per group.
+struct GemmShape {
+  int64_t rows;
+  int columns, depth, groups;
+  bool vectorised;  // memory can be read and written in fours
+  bool largeTiles;  // tiles of 128x128 exist
+  bool splits;      // depth may be cut into partial products (filter gradients: few rows and columns, much depth)
+  // What was asked for, and whether tensor cores can serve it: whole vectors of 16 bytes (8 channels of bfloat16, 4 of
+  // tf32) and no elu before the product. Otherwise the exact kernel does.
+  Precision precision = Precision::float32;
+  bool tensorCores = false;
+};
+
 struct MatrixConfig {
   MatrixTile tile;
   int vector;
+  int splits = 1, depthPerSplit = 0;
+  Precision precision = Precision::float32;  // others: tensor cores, tiles of 128x128 or 64x64
 };
 
 DepthwiseConfig chooseDepthwise(const DepthwiseProblem& problem, const DeviceProperties& device);
-MatrixConfig chooseMatrix(const MatrixProblem& problem, const DeviceProperties& device);
+MatrixConfig chooseGemm(const GemmShape& shape, const DeviceProperties& device);
 MatrixConfig chooseSeparable(const SeparableProblem& problem, const DeviceProperties& device);
 
 // 'tiled3x3 8x16, 4 channels per access': for reports and tests.

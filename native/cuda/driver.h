@@ -3,12 +3,16 @@
 // executor and the same launch code run in tests without a GPU. Launches are ordered as on one stream: each sees the
 // effects of all earlier ones.
 #pragma once
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <vector>
+
+#include "../kernels/kernel.h"
 
 namespace sepconv::cuda {
 
@@ -33,6 +37,29 @@ struct DeviceProperties {
   int major = 0, minor = 0;  // compute capability
   int multiprocessors = 1;
   size_t sharedBytes = 48 << 10;  // dynamic shared memory that one block may have
+};
+
+// The first error that a device has reported. From then on it is refused: what it would compute could be garbage, and
+// an error of one launch shows up in the next call that looks. Any thread.
+class Failure {
+ public:
+  [[noreturn]] void report(const std::string& device, const std::string& what) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    if (what_.empty()) what_ = what;
+    failed_ = true;
+    throw Error("ERR_DEVICE", device + ": " + what);
+  }
+  void refuse(const std::string& device) {
+    if (!failed_) return;
+    std::lock_guard<std::mutex> lock(mutex_);
+    throw Error("ERR_DEVICE", device + " is not used any more after an earlier error: " + what_ +
+                                  "; start the process again, checkpoints are not affected");
+  }
+
+ private:
+  std::atomic<bool> failed_{false};
+  std::mutex mutex_;
+  std::string what_;
 };
 
 // A sequence of launches that can be run again and again at little cost (a CUDA graph). It keeps the parameters, so the

@@ -1,9 +1,12 @@
 // The CUDA runtime behind DeviceInterface, and the discovery of devices. The runtime is linked statically and loads
 // libcuda by itself, so the addon loads on machines without a driver. One stream for kernels; copies have one of their
-// own, so that an upload neither waits for a run nor falls into the recording of one.
+// own and pass through pinned memory, so that an upload neither waits for a run nor falls into the recording of one.
 #include <cuda_runtime.h>
 
+#include <algorithm>
 #include <atomic>
+#include <cstring>
+#include <functional>
 #include <mutex>
 #include <set>
 
@@ -49,6 +52,10 @@ class CudaDevice final : public DeviceInterface {
   }
   ~CudaDevice() override {
     cudaSetDevice(index_);
+    for (Staging& staging : staging_) {
+      if (staging.done) cudaEventDestroy(staging.done);
+      if (staging.data) cudaFreeHost(staging.data);
+    }
     if (stop_) cudaEventDestroy(stop_);
     if (start_) cudaEventDestroy(start_);
     if (copies_) cudaStreamDestroy(copies_);
@@ -82,10 +89,28 @@ class CudaDevice final : public DeviceInterface {
   }
 
   void copyIn(void* device, const void* host, size_t bytes) override {
-    copy(device, host, bytes, cudaMemcpyHostToDevice, "copy to the device");
+    using Host = std::function<void(void*, size_t, size_t)>;
+    staged(
+        bytes, "copy to the device",
+        [&](void* pinned, size_t offset, size_t count) {
+          return cudaMemcpyAsync(static_cast<char*>(device) + offset, pinned, count, cudaMemcpyHostToDevice, copies_);
+        },
+        Host([&](void* pinned, size_t offset, size_t count) {
+          std::memcpy(pinned, static_cast<const char*>(host) + offset, count);
+        }),
+        Host([](void*, size_t, size_t) {}));
   }
   void copyOut(void* host, const void* device, size_t bytes) override {
-    copy(host, device, bytes, cudaMemcpyDeviceToHost, "copy from the device");
+    using Host = std::function<void(void*, size_t, size_t)>;
+    staged(
+        bytes, "copy from the device",
+        [&](void* pinned, size_t offset, size_t count) {
+          return cudaMemcpyAsync(pinned, static_cast<const char*>(device) + offset, count, cudaMemcpyDeviceToHost,
+                                 copies_);
+        },
+        Host([](void*, size_t, size_t) {}), Host([&](void* pinned, size_t offset, size_t count) {
+          std::memcpy(static_cast<char*>(host) + offset, pinned, count);
+        }));
   }
 
   void launch(const Launch& launch) override {
@@ -142,39 +167,66 @@ class CudaDevice final : public DeviceInterface {
   }
 
  private:
-  void copy(void* to, const void* from, size_t bytes, cudaMemcpyKind kind, const char* what) {
+  // Through two pinned buffers by turns: the host fills or empties one while the copy engine works on the other, at
+  // twice the rate of pageable memory, and beside whatever the kernels' stream is doing.
+  template <class Transfer, class Host>
+  void staged(size_t bytes, const char* what, const Transfer& transfer, const Host& before, const Host& after) {
     enter();
-    check(cudaMemcpyAsync(to, from, bytes, kind, copies_), what);
-    check(cudaStreamSynchronize(copies_), what);
+    std::lock_guard<std::mutex> lock(stagingMutex_);
+    for (Staging& staging : staging_) {
+      if (staging.data) continue;
+      if (cudaMallocHost(&staging.data, stagingBytes) != cudaSuccess) {
+        cudaGetLastError();  // not sticky: the device stays usable
+        staging.data = nullptr;
+        throw Error("ERR_MEMORY", properties_.name + ": the host has no " + std::to_string(stagingBytes) +
+                                      " bytes of pinned memory for copies");
+      }
+      check(cudaEventCreateWithFlags(&staging.done, cudaEventDisableTiming), "cudaEventCreate");
+    }
+    const size_t pieces = (bytes + stagingBytes - 1) / stagingBytes;
+    const auto sizeOf = [&](size_t piece) { return std::min(stagingBytes, bytes - piece * stagingBytes); };
+    const auto finish = [&](size_t piece) {
+      Staging& staging = staging_[piece % 2];
+      check(cudaEventSynchronize(staging.done), what);
+      after(staging.data, piece * stagingBytes, sizeOf(piece));
+    };
+    for (size_t piece = 0; piece < pieces; ++piece) {
+      Staging& staging = staging_[piece % 2];
+      if (piece >= 2) finish(piece - 2);
+      before(staging.data, piece * stagingBytes, sizeOf(piece));
+      check(transfer(staging.data, piece * stagingBytes, sizeOf(piece)), what);
+      check(cudaEventRecord(staging.done, copies_), what);
+    }
+    for (size_t piece = pieces > 2 ? pieces - 2 : 0; piece < pieces; ++piece) finish(piece);
   }
 
-  // The current device is per thread. A device that has reported an error is not used again.
+  // The current device is per thread.
   void enter() {
-    if (failed_) {
-      std::lock_guard<std::mutex> lock(failureMutex_);
-      throw Error("ERR_DEVICE", properties_.name + " is not used any more after an earlier error: " + failure_);
-    }
+    failure_.refuse(properties_.name);
     check(cudaSetDevice(index_), "cudaSetDevice");
   }
 
   void check(cudaError_t error, const char* what) {
-    if (error == cudaSuccess) return;
-    std::lock_guard<std::mutex> lock(failureMutex_);
-    failure_ = std::string(what) + ": " + describe(error);
-    failed_ = true;
-    throw Error("ERR_DEVICE",
-                (properties_.name.empty() ? "cuda:" + std::to_string(index_) : properties_.name) + ": " + failure_);
+    if (error != cudaSuccess)
+      failure_.report(properties_.name.empty() ? "cuda:" + std::to_string(index_) : properties_.name,
+                      std::string(what) + ": " + describe(error));
   }
+
+  static constexpr size_t stagingBytes = size_t{4} << 20;
+  struct Staging {
+    void* data = nullptr;
+    cudaEvent_t done = nullptr;
+  };
 
   const int index_;
   DeviceProperties properties_;
+  Staging staging_[2];
+  std::mutex stagingMutex_;
   cudaStream_t stream_ = nullptr, copies_ = nullptr;
   cudaEvent_t start_ = nullptr, stop_ = nullptr;
   std::set<const void*>
       optedIn_;  // kernels that may have more than 48 KiB of shared memory; used by the thread that runs
-  std::atomic<bool> failed_{false};
-  std::mutex failureMutex_;
-  std::string failure_;
+  Failure failure_;
 };
 
 ExecutorInfo describeDevice(int index) {

@@ -60,6 +60,7 @@ class DeviceExecutor final : public Executor {
     if (found == registry_.end())
       throw Error("ERR_DEVICE",
                   "executor '" + info_.name + "' has no kernel for " + nameOf(call) + "; use another device");
+    requireOutputs(call);
     return found->second(call, device_->properties());
   }
 

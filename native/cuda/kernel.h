@@ -40,17 +40,28 @@ class Kernel {
 using Factory = std::unique_ptr<Kernel> (*)(const CallDescription& call, const DeviceProperties& device);
 using Registry = std::unordered_map<std::string, Factory>;
 
-void registerDepthwiseKernels(Registry& registry);   // kernels/depthwise.cu
-void registerPointwiseKernels(Registry& registry);   // kernels/pointwise.cu
-void registerSeparableKernels(Registry& registry);   // kernels/separable.cu
-void registerStatisticsKernels(Registry& registry);  // kernels/statistics.cu
-void registerShapeKernels(Registry& registry);       // kernels/shape.cu
-const Registry& kernels();                           // registry.cc
-
-// Launches the two kernels that compute mean and biased variance per channel of y[rows, channels];
-// kernels/statistics.cu.
-size_t statisticsWorkspaceBytes(int64_t rows, int channels);
-void launchStatistics(DeviceInterface& device, const float* y, int64_t rows, int channels, void* workspace, float* mean,
-                      float* variance);
+// kernels/*.cu, each its own
+void registerArchCheck(Registry& registry);
+void registerCastKernel(Registry& registry);
+void registerConv2dKernels(Registry& registry);
+void registerDepthwiseKernels(Registry& registry);
+void registerDepthwiseFilterGradient(Registry& registry);
+void registerDropoutKernel(Registry& registry);
+void registerElementwiseKernels(Registry& registry);
+void registerLayoutKernels(Registry& registry);
+void registerLossKernels(Registry& registry);
+void registerNormalisationKernels(Registry& registry);
+void registerOptimizerKernels(Registry& registry);
+void registerPeakKernel(Registry& registry);
+void registerPointwiseKernels(Registry& registry);
+void registerPoolingKernels(Registry& registry);
+void registerReductionKernels(Registry& registry);
+void registerSeparableKernels(Registry& registry);
+void registerShapeKernels(Registry& registry);
+void registerStatisticsKernels(Registry& registry);
+void registerUpdateKernels(Registry& registry);
+const Registry& kernels();  // registry.cc
+// Throws ERR_FORMAT unless the call has as many outputs as its op.
+void requireOutputs(const CallDescription& call);
 
 }  // namespace sepconv::cuda

@@ -1,16 +1,45 @@
 // The ops that the CUDA executor has, by name.
 #include "kernel.h"
+#include "problem.h"
 
 namespace sepconv::cuda {
+
+void requireOutputs(const CallDescription& call) {
+  const size_t inputs = call.inputs.size();
+  size_t expected = 1;
+  if (call.kernel == "batchNormStatistics" || call.kernel == "batchNormCoefficients") expected = 2;
+  if (call.kernel == "batchNormGradient") expected = 3;
+  if (call.kernel == "pointwiseConv2d" && call.attributes.flag("statistics")) expected = 3;
+  if (call.kernel == "sgdUpdate") expected = inputs < 3 ? 0 : (inputs - 3) / 3 * 2;
+  if (call.kernel == "rmspropUpdate") expected = inputs < 3 ? 0 : (inputs - 3) / 4 * 3;
+  if (call.kernel == "adamUpdate") expected = inputs < 4 ? 0 : 1 + (inputs - 4) / 4 * 3;
+  if (call.kernel == "averageUpdate") expected = inputs < 2 ? 0 : (inputs - 2) / 2;
+  if (call.outputs.size() != expected)
+    refuse(call, "expected " + std::to_string(expected) + " outputs, got " + std::to_string(call.outputs.size()));
+}
 
 const Registry& kernels() {
   static const Registry registry = [] {
     Registry all;
+    registerArchCheck(all);
+    registerCastKernel(all);
+    registerConv2dKernels(all);
     registerDepthwiseKernels(all);
+    registerDepthwiseFilterGradient(all);
+    registerDropoutKernel(all);
+    registerElementwiseKernels(all);
+    registerLayoutKernels(all);
+    registerLossKernels(all);
+    registerNormalisationKernels(all);
+    registerOptimizerKernels(all);
+    registerPeakKernel(all);
     registerPointwiseKernels(all);
+    registerPoolingKernels(all);
+    registerReductionKernels(all);
     registerSeparableKernels(all);
-    registerStatisticsKernels(all);
     registerShapeKernels(all);
+    registerStatisticsKernels(all);
+    registerUpdateKernels(all);
     return all;
   }();
   return registry;

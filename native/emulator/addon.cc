@@ -8,6 +8,7 @@
 #include "../addon/wrappers.h"
 #include "../cuda/discovery.h"
 #include "../cuda/kernel.h"
+#include "account.h"
 #include "emulator.h"
 
 namespace sepconv::addon {
@@ -50,6 +51,24 @@ Napi::Value explainNoDevice(const Napi::CallbackInfo& info) {
   });
 }
 
+// takeAccounts(): what 'emulator:counting' has counted since the last call, by name of the launch.
+Napi::Value takeAccounts(const Napi::CallbackInfo& info) {
+  Napi::Object all = Napi::Object::New(info.Env());
+  for (const auto& [name, account] : emulator::takeAccounts()) {
+    Napi::Object one = Napi::Object::New(info.Env());
+    one.Set("launches", static_cast<double>(account.launches));
+    one.Set("bytesRead", static_cast<double>(account.bytesRead));
+    one.Set("bytesWritten", static_cast<double>(account.bytesWritten));
+    one.Set("sharedPasses", static_cast<double>(account.sharedPasses));
+    one.Set("sharedMinimum", static_cast<double>(account.sharedMinimum));
+    Napi::Object conflicts = Napi::Object::New(info.Env());
+    for (const auto& [place, passes] : account.conflicts) conflicts.Set(place, static_cast<double>(passes));
+    one.Set("conflicts", conflicts);
+    all.Set(name, one);
+  }
+  return all;
+}
+
 Napi::Object initialise(Napi::Env env, Napi::Object exports) {
   auto* classes = new Classes;
   classes->executor = Napi::Persistent(ExecutorWrapper::define(env));
@@ -60,6 +79,7 @@ Napi::Object initialise(Napi::Env env, Napi::Object exports) {
   exports.Set("executors", Napi::Function::New(env, executors, "executors"));
   exports.Set("openExecutor", Napi::Function::New(env, openExecutor, "openExecutor"));
   exports.Set("describeKernel", Napi::Function::New(env, describeKernel, "describeKernel"));
+  exports.Set("takeAccounts", Napi::Function::New(env, takeAccounts, "takeAccounts"));
   exports.Set("explainNoDevice", Napi::Function::New(env, explainNoDevice, "explainNoDevice"));
   return exports;
 }

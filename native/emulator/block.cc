@@ -34,6 +34,11 @@ Block::Block(const cuda::Launch& launch, const Mode& mode, uint32_t seed)
                                     " bytes of shared memory");
   threads_.resize(static_cast<size_t>(threadCount_));
   collectives_.resize(static_cast<size_t>(threadCount_ / 32));
+  if (mode.counts) {
+    account_ = &accountOf(launch.name);
+    ++account_->launches;
+    logs_.resize(collectives_.size());
+  }
   if (launch.sharedBytes)
     shared_.reset(static_cast<unsigned char*>(std::aligned_alloc(1024, (launch.sharedBytes + 1023) / 1024 * 1024)));
   main_.adoptCurrentStack();
@@ -70,6 +75,7 @@ void Block::run(cuda::Extent index) {
   while (error_.empty() && (thread = nextReady())) main_.switchTo(thread->fiber);
   thread = nullptr;
   block = nullptr;
+  for (WarpLog& log : logs_) log.flush(*account_);
   if (!error_.empty()) throw Error("ERR_INTERNAL", "emulator: " + error_);
   if (live_) reportDeadlock();
 }
@@ -150,6 +156,12 @@ void Block::makeReady(Thread* const* threads, int count) {
   runnable_ |= 1u << threads[0]->warp;
 }
 
+void Block::countShared(const void* address, int bytes, Place place) {
+  if (!account_) return;
+  const auto offset = static_cast<uint32_t>(static_cast<const unsigned char*>(address) - shared_.get());
+  logs_[static_cast<size_t>(thread->warp)].add({place.file, place.line, thread->lane, bytes, offset});
+}
+
 void Block::barrier(Place place) {
   if (!atBarrier_.empty()) {
     const Place other = atBarrier_[0]->place;
@@ -160,6 +172,7 @@ void Block::barrier(Place place) {
   thread->place = place;
   atBarrier_.push_back(thread);
   if (static_cast<int>(atBarrier_.size()) < threadCount_) return park("a block barrier", place);
+  for (WarpLog& log : logs_) log.flush(*account_);
   std::vector<Thread*> lanes;
   for (int warp = 0; warp < threadCount_ / 32; ++warp) {
     lanes.clear();
@@ -182,6 +195,7 @@ void Block::collective(void* argument, Collective::Body body, const char* what, 
   current.arrived |= 1u << thread->lane;
   if (current.arrived != ~0u) return park(what, place);
   body(current.arguments);
+  if (account_) logs_[static_cast<size_t>(thread->warp)].flush(*account_);
   current.arrived = 0;
   Thread* others[31];
   int count = 0;

@@ -3,7 +3,7 @@
 // the hardware would interleave is explored by the adversary modes below rather than by chance. Covered: missing or
 // divergent barriers, copies waited for too late or overwritten too early, reads of shared memory that nobody wrote (it
 // starts as NaN), accesses beyond a buffer or misaligned, blocks that depend on each other's order, deadlock. Blind to:
-// time, coalescing, bank conflicts, registers, fused multiply-add contraction.
+// time, coalescing, registers, fused multiply-add contraction.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "../cuda/driver.h"
+#include "account.h"
 #include "fiber.h"
 
 namespace sepconv::emulator {
@@ -28,7 +29,9 @@ struct Mode {
   bool lateCopies;     // asynchronous copies land when they are waited for, not when they are issued
   bool shuffledLanes;  // the lanes of a warp run in random order
   bool lastBlockFirst;
+  bool counts = false;  // memory traffic and bank conflicts (account.h), several times slower
 };
+constexpr Mode counting{"counting", WarpOrder::fair, false, false, false, true};
 constexpr Mode modes[] = {
     {"fair", WarpOrder::fair, false, false, false},
     {"fair-late-shuffled", WarpOrder::fair, true, true, false},
@@ -81,6 +84,10 @@ class Block {
   const Mode& mode() const { return mode_; }
   unsigned char* shared() { return shared_.get(); }
   size_t sharedBytes() const { return launch_.sharedBytes; }
+  void countGlobal(int bytes, bool written) {
+    if (account_) (written ? account_->bytesWritten : account_->bytesRead) += static_cast<uint64_t>(bytes);
+  }
+  void countShared(const void* address, int bytes, Place place);
   void barrier(Place place);
   // Blocks until all 32 lanes of the warp are here; `body` then runs once.
   void collective(void* argument, Collective::Body body, const char* what, Place place);
@@ -115,6 +122,8 @@ class Block {
   int turn_ = 0;
   int live_ = 0;
   std::unique_ptr<unsigned char, void (*)(void*)> shared_;
+  Account* account_ = nullptr;  // where this launch is counted
+  std::vector<WarpLog> logs_;   // one per warp
   Fiber main_;
   std::string error_;
 };
@@ -122,6 +131,7 @@ class Block {
 inline thread_local Block* block = nullptr;
 inline thread_local Thread* thread = nullptr;
 
+Account& accountOf(const char* launch);
 // Runs the whole grid; throws sepconv::Error (ERR_INTERNAL) when the kernel misbehaves.
 void runGrid(const cuda::Launch& launch, const Mode& mode, uint32_t seed);
 

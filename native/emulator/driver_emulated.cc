@@ -62,10 +62,19 @@ class EmulatedDevice final : public cuda::DeviceInterface {
     std::free(pointer);
   }
 
-  void copyIn(void* device, const void* host, size_t bytes) override { std::memcpy(device, host, bytes); }
-  void copyOut(void* host, const void* device, size_t bytes) override { std::memcpy(host, device, bytes); }
+  void copyIn(void* device, const void* host, size_t bytes) override {
+    failure_.refuse(properties_.name);
+    std::memcpy(device, host, bytes);
+  }
+  void copyOut(void* host, const void* device, size_t bytes) override {
+    failure_.refuse(properties_.name);
+    std::memcpy(host, device, bytes);
+  }
 
   void launch(const cuda::Launch& launch) override {
+    failure_.refuse(properties_.name);
+    if (std::strcmp(launch.name, "emulatorDeviceError") == 0)
+      failure_.report(properties_.name, "run: cudaErrorIllegalAddress (an illegal memory access was encountered)");
     if (!recording_) return runGrid(launch, mode_, ++seed_);
     const auto* bytes = static_cast<const unsigned char*>(launch.parameters);
     recording_->launches.push_back({launch, std::vector<unsigned char>(bytes, bytes + launch.parameterBytes)});
@@ -104,6 +113,7 @@ class EmulatedDevice final : public cuda::DeviceInterface {
   const Mode& mode_;
   cuda::DeviceProperties properties_;
   EmulatedRecording* recording_ = nullptr;
+  cuda::Failure failure_;
   uint32_t seed_ = 0;
   std::mutex mutex_;
   size_t used_ = 0;
@@ -115,6 +125,7 @@ ExecutorInfo describe(const Mode& mode) {
   info.name = std::string("emulator:") + mode.name;
   info.available = true;
   info.properties["panel"] = 0.0;
+  info.properties["multiprocessors"] = 2.0;
   info.properties["kernels"] = cuda::kernelNames();
   info.properties["dtypes"] = std::vector<std::string>{"float32"};
   return info;
@@ -138,6 +149,8 @@ std::vector<ExecutorInfo> executors() {
 }
 
 std::unique_ptr<Executor> open(const std::string& name) {
+  if (name == std::string("emulator:") + counting.name)
+    return cuda::makeExecutor(std::make_unique<EmulatedDevice>(counting), describe(counting), registry());
   std::string known;
   for (const Mode& mode : modes) {
     ExecutorInfo info = describe(mode);

@@ -1,5 +1,5 @@
 // The CUDA executor on the host, one executor per adversary mode: 'emulator:fair', 'emulator:random', ...; plain
-// 'emulator' is the first. For tests only.
+// 'emulator' is the first; 'emulator:counting' (not listed) counts memory traffic and bank conflicts. For tests only.
 #pragma once
 #include <memory>
 #include <vector>

@@ -58,6 +58,11 @@ inline void waitCopies(int newest) {
   }
 }
 
+inline void syncWarp(Place place) {
+  block->collective(
+      nullptr, [](void* const*) {}, "a warp barrier", place);
+}
+
 // value of lane ^ mask.
 template <class T>
 T shuffleXor(T value, int mask, Place place) {

@@ -106,7 +106,19 @@ class EmulatorCheck final : public cuda::Kernel {
 
 }  // namespace
 
+// Its launch fails as one on a broken device does.
+class DeviceError final : public cuda::Kernel {
+ public:
+  void launch(cuda::DeviceInterface& device, const cuda::Arguments&) const override {
+    arch::launch(device, "emulatorDeviceError", reverseTiles<Bug::none>, {1, 1, 1}, tile, 0, CheckParameters{});
+  }
+};
+
 void registerTestKernels(cuda::Registry& registry) {
+  registry["emulatorDeviceError"] = [](const CallDescription&,
+                                       const cuda::DeviceProperties&) -> std::unique_ptr<cuda::Kernel> {
+    return std::make_unique<DeviceError>();
+  };
   registry["emulatorCheck"] = [](const CallDescription& call,
                                  const cuda::DeviceProperties&) -> std::unique_ptr<cuda::Kernel> {
     return std::make_unique<EmulatorCheck>(call);

@@ -75,7 +75,7 @@ export async function benchKernels(options: KernelBenchOptions = {}): Promise<Ke
   const { layers = XCEPTION_LAYERS, ops = KERNEL_OPS, passes = ['forward'], batch = 1 } = options
   const executor = openDevice(options.device)
   const { isa, threads } = useThreads(executor, options.threads)
-  const roofline = Roofline.measure(executor.name, isa, threads)
+  const roofline = Roofline.measure(executor, isa, threads)
   const results: KernelResult[] = []
   const wrong: KernelReport['wrong'][number][] = []
   const total = layers.length * passes.length

@@ -2,6 +2,9 @@
 
 import { execFileSync } from 'node:child_process'
 import { arch, cpus, platform, release, totalmem } from 'node:os'
+import type { Executor } from '../runtime/executor.js'
+import { NativeDeviceExecutor } from '../runtime/executors/native.js'
+import { deviceCopyGbps, devicePeakGflops } from './devicePeaks.js'
 import { loadNative, packageRoot, packageVersion } from '../runtime/native.js'
 
 /** Goes into every benchmark's JSON. */
@@ -47,7 +50,7 @@ function commit(): string | null {
   }
 }
 
-/** Limits of the host's processor: the time that a computation takes at least is the larger of its two shares. */
+/** Limits of the processor or GPU: the time that a computation takes at least is the larger of its two shares. */
 export class Roofline {
   readonly peakGflops: number
   readonly #copies = new Map<number, number>()
@@ -61,10 +64,19 @@ export class Roofline {
     this.peakGflops = peakGflops(isa, threads)
   }
 
-  /** The host's, for a device that is the host's own; `null` where it cannot be measured. */
-  static measure(device: string, isa: string | null, threads: number): Roofline | null {
+  /** The host's for `cpu`, a GPU's own by its own clock; `null` where it cannot be measured. */
+  static measure(executor: Executor, isa: string | null, threads: number): Roofline | null {
     const { addon } = loadNative()
-    if (device !== 'cpu' || isa === null || !addon) return null
+    if (executor instanceof NativeDeviceExecutor && executor.target.name === 'cuda') {
+      const multiprocessors = Number(executor.info.multiprocessors)
+      return new Roofline(
+        threads,
+        '',
+        (bytes) => deviceCopyGbps(executor, bytes),
+        () => devicePeakGflops(executor, multiprocessors),
+      )
+    }
+    if (executor.name !== 'cpu' || isa === null || !addon) return null
     return new Roofline(
       threads,
       isa,

@@ -38,7 +38,7 @@ export function openDevice(name: DeviceName = process.env.SEPCONV_DEVICE ?? 'aut
   const known = devices()
   const wanted = name === 'cuda' ? 'cuda:0' : String(name)
   if (wanted === 'auto') {
-    // cuda runs the forward convolutions only so far: it is taken where it is asked for by name.
+    // cuda has not run on hardware yet: it is taken where it is asked for by name.
     const best = known.find((device) => device.available && !device.name.startsWith('cuda'))!
     if (best.name === 'reference' && !warned) {
       warned = true

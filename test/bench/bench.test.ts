@@ -10,6 +10,7 @@ import { elements } from '../../src/graph/types.js'
 import { architecture } from '../../src/models/registry.js'
 import { summarize } from '../../src/models/summary.js'
 import '../../src/models/index.js'
+import { openDevice } from '../../src/runtime/device.js'
 import { loadNative } from '../../src/runtime/native.js'
 import { relativeError } from '../../src/runtime/verify.js'
 
@@ -174,7 +175,7 @@ const { addon } = loadNative()
 const cpu = addon?.executors().find(({ name }) => name === 'cpu')
 describe.skipIf(!cpu)('roofline of this machine', () => {
   test('is measured, and bounds time from below', () => {
-    const roofline = Roofline.measure('cpu', cpu!.isa!, 1)!
+    const roofline = Roofline.measure(openDevice('cpu'), cpu!.isa!, 1)!
     expect(roofline.peakGflops).toBeGreaterThan(1)
     expect(roofline.floor(roofline.peakGflops * 1e6, 8)).toBeCloseTo(1, 6)
     const bytes = 2 ** 20
@@ -188,6 +189,6 @@ describe.skipIf(!cpu)('roofline of this machine', () => {
   })
 })
 
-test('other devices have no roofline', () => {
-  expect(Roofline.measure('reference', null, 1)).toBeNull()
+test('the reference has no roofline', () => {
+  expect(Roofline.measure(openDevice('reference'), null, 1)).toBeNull()
 })

@@ -2,7 +2,8 @@
 
 import { describe, expect, it } from 'vitest'
 import { filled } from '../helpers.js'
-import { emulator, floats, runCall } from './emulator.js'
+import { floats, runCall } from './calls.js'
+import { emulator } from './emulator.js'
 
 const elements = 1024
 const x = filled(

@@ -8,7 +8,8 @@ import type { Attributes } from '../../src/graph/graph.js'
 import type { TensorType } from '../../src/graph/types.js'
 import type { NativeExecutor } from '../../src/runtime/native.js'
 import { type Filled, filled, generator, runOp, uniform, whole } from '../helpers.js'
-import { emulator, encode, floats, inferred, MULTIPROCESSORS, runCall } from './emulator.js'
+import { encode, floats, inferred, runCall } from './calls.js'
+import { emulator, MULTIPROCESSORS } from './emulator.js'
 
 type Random = () => number
 type Case = readonly [inputs: (Filled | null)[], attributes: Attributes]
@@ -152,6 +153,14 @@ describe('depthwiseConv2d', () => {
     for (let trial = 0; trial < 30; trial++)
       check('depthwiseConv2d', depthwiseCase(random, undefined, pick(random, [3, 4, 12, 34]), 1, trial % 3 > 0))
   })
+  it('5x5', () => {
+    const random = generator(17)
+    for (const c of [4, 36])
+      check('depthwiseConv2d', [
+        [uniform(random, [2, 7, 9, c]), uniform(random, [5, 5, c, 1])],
+        { strides: [1, 1], dilations: [1, 1], padding: [2, 2, 2, 2], inputActivation: 'relu' },
+      ])
+  })
   it('multipliers', () => {
     const random = generator(3)
     for (const m of [2, 3, 4]) check('depthwiseConv2d', depthwiseCase(random, m === 2 ? 1 : undefined, pick(random, [1, 3, 4]), m, true))
@@ -286,20 +295,20 @@ describe('the cases above', () => {
       'tiled3x3, 1 channel per access',
       'tiled3x3, 4 channels per access',
       'tiled3x3Stride2, 4 channels per access',
+      'tiled5x5, 4 channels per access',
     ])
     expect([...chosen.get('pointwiseConv2d')!].sort()).toEqual([
-      '128x128, 4 floats per access',
-      '32x64, 1 float per access',
-      '32x64, 4 floats per access',
-      '64x64, 1 float per access',
-      '64x64, 4 floats per access',
+      '128x128, 4 elements per access',
+      '32x64, 1 element per access',
+      '32x64, 4 elements per access',
+      '64x64, 4 elements per access',
     ])
     expect([...chosen.get('separableConv2d')!].sort()).toEqual([
-      '32x64, 1 float per access, any taps',
-      '32x64, 4 floats per access, 3x3 taps',
-      '32x64, 4 floats per access, any taps',
-      '64x128, 4 floats per access, 3x3 taps',
-      '64x128, 4 floats per access, any taps',
+      '32x64, 1 element per access, any taps',
+      '32x64, 4 elements per access, 3x3 taps',
+      '32x64, 4 elements per access, any taps',
+      '64x128, 4 elements per access, 3x3 taps',
+      '64x128, 4 elements per access, any taps',
     ])
   })
 })

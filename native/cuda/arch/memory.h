@@ -38,11 +38,12 @@ struct Global {
       __builtin_memcpy(&result, &bits, 16);
       return result;
     } else {
-      static_assert(N == 1, "single elements or 16 bytes");
+      static_assert(N == 1 && std::is_arithmetic_v<Element>, "single elements or 16 bytes");
       return {__ldg(data + index)};
     }
 #else
     emulator::checkAccess("read from global memory", data, count, index, N, sizeof(Element), place);
+    emulator::block->countGlobal(N * static_cast<int>(sizeof(Element)), false);
     return *reinterpret_cast<const Vec<Element, N>*>(data + index);
 #endif
   }
@@ -52,6 +53,7 @@ struct Global {
     static_assert(sizeof(T) * N <= 16, "one access moves at most 16 bytes");
 #if !defined(__CUDACC__)
     emulator::checkAccess("write to global memory", data, count, index, N, sizeof(T), place);
+    emulator::block->countGlobal(N * static_cast<int>(sizeof(T)), true);
 #endif
     *reinterpret_cast<Vec<T, N>*>(data + index) = value;
   }
@@ -68,6 +70,7 @@ struct Shared {
     static_assert(sizeof(T) * N <= 16, "one access moves at most 16 bytes");
 #if !defined(__CUDACC__)
     emulator::checkAccess("read from shared memory", data, count, index, N, sizeof(T), place);
+    emulator::block->countShared(data + index, N * static_cast<int>(sizeof(T)), place);
 #endif
     return *reinterpret_cast<const Vec<T, N>*>(data + index);
   }
@@ -77,6 +80,7 @@ struct Shared {
     static_assert(sizeof(T) * N <= 16, "one access moves at most 16 bytes");
 #if !defined(__CUDACC__)
     emulator::checkAccess("write to shared memory", data, count, index, N, sizeof(T), place);
+    emulator::block->countShared(data + index, N * static_cast<int>(sizeof(T)), place);
 #endif
     *reinterpret_cast<Vec<T, N>*>(data + index) = value;
   }

@@ -24,11 +24,13 @@ namespace sepconv::arch {
 __device__ __forceinline__ int threadIndex() { return static_cast<int>(threadIdx.x); }
 __device__ __forceinline__ int blockX() { return static_cast<int>(blockIdx.x); }
 __device__ __forceinline__ int blockY() { return static_cast<int>(blockIdx.y); }
+__device__ __forceinline__ int blockZ() { return static_cast<int>(blockIdx.z); }
 __device__ __forceinline__ int gridX() { return static_cast<int>(gridDim.x); }
 #else
 inline int threadIndex() { return emulator::thread->index; }
 inline int blockX() { return static_cast<int>(emulator::block->index().x); }
 inline int blockY() { return static_cast<int>(emulator::block->index().y); }
+inline int blockZ() { return static_cast<int>(emulator::block->index().z); }
 inline int gridX() { return static_cast<int>(emulator::block->grid().x); }
 #endif
 

@@ -13,6 +13,15 @@ __device__ __forceinline__ void syncThreads(ARCH_PLACE_ONLY) {
 #endif
 }
 
+// bar.warp.sync: all 32 lanes of the warp; what they wrote to shared memory before is seen by all of them after.
+__device__ __forceinline__ void syncWarp(ARCH_PLACE_ONLY) {
+#if defined(__CUDACC__)
+  __syncwarp();
+#else
+  emulator::syncWarp(place);
+#endif
+}
+
 // shfl.sync.bfly over all 32 lanes: the value of lane (own ^ mask).
 __device__ __forceinline__ float shuffleXor(float value, int mask ARCH_PLACE) {
 #if defined(__CUDACC__)

@@ -2,6 +2,8 @@
 // Tiled: a block holds the input of tileHeight x tileWidth outputs of 32 channels in shared memory (128 bytes per
 // position, so accesses of 4 channels are free of bank conflicts), copied asynchronously, the prologue applied once per
 // element; padding is zero after the prologue. 3x3: a thread makes a strip of 4 outputs from a window in registers.
+// The data gradient with stride 1 is the same kernel over the gradient with its taps in reverse; with other strides the
+// direct one asks every tap which output read this input through it.
 // Direct: any window and multiplier through the caches, one output (or 4 channels) per thread. Not fast: multipliers
 // above 1, channel counts far from multiples of 32.
 #pragma once
@@ -13,11 +15,13 @@
 namespace sepconv::cuda {
 
 struct DepthwiseParameters {
-  Input x, filter;
-  Output y;
+  AnyInput x, filter;
+  AnyOutput y;
   Prologue prologue;
   Epilogue epilogue;
-  Window window;
+  Mask mask;      // of a data gradient, in place of the epilogue
+  Window window;  // of a data gradient by reversed taps: from the gradient to dz
+  bool reversed;
   int batch, channels, multiplier;
   int tileHeight, tileWidth;  // outputs per block
   int inHeight, inWidth;      // positions of the input tile
@@ -44,7 +48,11 @@ __device__ __forceinline__ void loadTile(const DepthwiseParameters& p, const arc
   for (int position = first; position < positions; position += depthwiseThreads / lanes) {
     int64_t source;
     const bool valid = inside(position, source);
-    arch::copyAsync<VECTOR>(tile, position * depthwiseChannels + lane * VECTOR, p.x, source, valid);
+    const int at = position * depthwiseChannels + lane * VECTOR;
+    if (p.x.dtype == DType::float32)
+      arch::copyAsync<VECTOR>(tile, at, Input{static_cast<const float*>(p.x.data), p.x.count}, source, valid);
+    else
+      tile.store<VECTOR>(at, valid ? p.x.load<VECTOR>(source) : filled<VECTOR>(0.f));
   }
   arch::commitCopies();
   arch::waitCopies<0>();
@@ -63,11 +71,25 @@ __device__ __forceinline__ void loadTile(const DepthwiseParameters& p, const arc
   arch::syncThreads();
 }
 
-// KERNEL 3: taps, stride and dilation 1 known at compile time; 0: all at run time, one output per step of a thread.
+template <int N>
+__device__ __forceinline__ void storeDepthwise(const DepthwiseParameters& p, const ChannelEpilogue<N>& epilogue,
+                                               int64_t index, int channel, Floats<N> value) {
+  if (p.mask.x.present()) {
+    p.mask.apply<N>(value, index, channel);
+    p.y.store<N>(index, value);
+  } else {
+    epilogue.store(p.epilogue, p.y, index, value);
+  }
+}
+
+// KERNEL 3 or 5: taps, stride and dilation 1 known at compile time; 0: all at run time, one output per step of a
+// thread. The taps of 3x3 stay in registers; those of 5x5 would take 100 of them and come from the caches row by row.
 template <int KERNEL, int STRIDE, int VECTOR>
-__global__ void __launch_bounds__(depthwiseThreads, depthwiseMinBlocks)
+__global__ void __launch_bounds__(depthwiseThreads, KERNEL == 5 ? 3 : depthwiseMinBlocks)
     depthwiseTiled(const __grid_constant__ DepthwiseParameters p) {
-  static_assert((KERNEL == 3 && (STRIDE == 1 || STRIDE == 2)) || (KERNEL == 0 && STRIDE == 0), "instantiated variants");
+  static_assert(
+      (KERNEL == 3 && (STRIDE == 1 || STRIDE == 2)) || (KERNEL == 5 && STRIDE == 1) || (KERNEL == 0 && STRIDE == 0),
+      "instantiated variants");
   static_assert(VECTOR == 1 || VECTOR == 4, "4 or 16 bytes");
   static_assert(depthwiseThreads % (depthwiseChannels / VECTOR) == 0, "threads cover whole positions");
   constexpr int lanes = depthwiseChannels / VECTOR, strip = KERNEL ? 4 : 1;
@@ -86,9 +108,13 @@ __global__ void __launch_bounds__(depthwiseThreads, depthwiseMinBlocks)
   const int c = channel + lane * VECTOR;
   if (c >= p.channels) return;
   const ChannelEpilogue<VECTOR> epilogue(p.epilogue, c);
-  Floats<VECTOR> taps[KERNEL ? KERNEL * KERNEL : 1];
-  ARCH_UNROLL
-  for (int i = 0; i < KERNEL * KERNEL; ++i) taps[i] = p.filter.load<VECTOR>(int64_t{i} * p.channels + c);
+  const int lastTap = w.kernelHeight * w.kernelWidth - 1;
+  const auto tap = [&](int i) { return p.filter.load<VECTOR>(int64_t{p.reversed ? lastTap - i : i} * p.channels + c); };
+  Floats<VECTOR> taps[KERNEL == 3 ? 9 : 1];
+  if constexpr (KERNEL == 3) {
+    ARCH_UNROLL
+    for (int i = 0; i < 9; ++i) taps[i] = tap(i);
+  }
 
   const int strips = p.tileWidth / strip;
   ARCH_NO_UNROLL
@@ -109,8 +135,13 @@ __global__ void __launch_bounds__(depthwiseThreads, depthwiseMinBlocks)
         for (int i = 0; i < windowWidth; ++i) window[i] = tile.load<VECTOR>(row + i * depthwiseChannels);
         ARCH_UNROLL
         for (int kx = 0; kx < KERNEL; ++kx) {
+          Floats<VECTOR> weight;
+          if constexpr (KERNEL == 3)
+            weight = taps[ky * 3 + kx];
+          else
+            weight = tap(ky * KERNEL + kx);
           ARCH_UNROLL
-          for (int i = 0; i < strip; ++i) multiplyAdd(acc[i], window[i * STRIDE + kx], taps[ky * KERNEL + kx]);
+          for (int i = 0; i < strip; ++i) multiplyAdd(acc[i], window[i * STRIDE + kx], weight);
         }
       }
     } else {
@@ -122,13 +153,13 @@ __global__ void __launch_bounds__(depthwiseThreads, depthwiseMinBlocks)
         ARCH_NO_UNROLL
         for (int kx = 0; kx < w.kernelWidth; ++kx)
           multiplyAdd(acc[0], tile.load<VECTOR>(row + kx * w.dilationWidth * depthwiseChannels),
-                      p.filter.load<VECTOR>((int64_t{ky} * w.kernelWidth + kx) * p.channels + c));
+                      tap(ky * w.kernelWidth + kx));
       }
     }
     const int64_t y = ((int64_t{n} * w.outHeight + oy) * w.outWidth + ox0 + tx) * p.channels + c;
     ARCH_UNROLL
     for (int i = 0; i < strip; ++i)
-      if (ox0 + tx + i < w.outWidth) epilogue.store(p.epilogue, p.y, y + int64_t{i} * p.channels, acc[i]);
+      if (ox0 + tx + i < w.outWidth) storeDepthwise(p, epilogue, y + int64_t{i} * p.channels, c, acc[i]);
   }
 }
 
@@ -141,9 +172,8 @@ __global__ void __launch_bounds__(depthwiseThreads, depthwiseMinBlocks)
   const int64_t tasks = int64_t{p.batch} * w.outHeight * w.outWidth * groups;
   const int64_t task = int64_t{arch::blockX()} * depthwiseThreads + arch::threadIndex();
   if (task >= tasks) return;
-  const int o = static_cast<int>(task % groups) * VECTOR;
+  const int index = static_cast<int>(task), o = index % groups * VECTOR, pixel = index / groups;
   const int c = o / p.multiplier;  // VECTOR 4 only with multiplier 1
-  const int pixel = static_cast<int>(task / groups);
   const int ox = pixel % w.outWidth, oy = pixel / w.outWidth % w.outHeight, n = pixel / w.outWidth / w.outHeight;
   const ChannelPrologue<VECTOR> prologue(p.prologue, c);
   Floats<VECTOR> acc = filled<VECTOR>(0.f);
@@ -161,6 +191,40 @@ __global__ void __launch_bounds__(depthwiseThreads, depthwiseMinBlocks)
     }
   }
   ChannelEpilogue<VECTOR>(p.epilogue, o).store(p.epilogue, p.y, int64_t{pixel} * outChannels + o, acc);
+}
+
+// dz[n, iy, ix, c]: the gradient of every output that read it, through the tap by which it did.
+template <int VECTOR>
+__global__ void __launch_bounds__(depthwiseThreads, depthwiseMinBlocks)
+    depthwiseInputGradientDirect(const __grid_constant__ DepthwiseParameters p) {
+  static_assert(VECTOR == 1 || VECTOR == 4, "4 or 16 bytes");
+  const Window& w = p.window;
+  const int groups = p.channels / VECTOR, outChannels = p.channels * p.multiplier;
+  const int64_t task = int64_t{arch::blockX()} * depthwiseThreads + arch::threadIndex();
+  if (task * VECTOR >= p.y.count) return;
+  const int index = static_cast<int>(task), c = index % groups * VECTOR, pixel = index / groups;
+  const int ix = pixel % w.width, iy = pixel / w.width % w.height, n = pixel / w.width / w.height;
+  Floats<VECTOR> acc = filled<VECTOR>(0.f);
+  ARCH_NO_UNROLL
+  for (int ky = 0; ky < w.kernelHeight; ++ky) {
+    const int y = iy + w.top - ky * w.dilationHeight;
+    if (y < 0 || y % w.strideHeight || y / w.strideHeight >= w.outHeight) continue;
+    ARCH_NO_UNROLL
+    for (int kx = 0; kx < w.kernelWidth; ++kx) {
+      const int x = ix + w.left - kx * w.dilationWidth;
+      if (x < 0 || x % w.strideWidth || x / w.strideWidth >= w.outWidth) continue;
+      const int64_t from =
+          ((int64_t{n} * w.outHeight + y / w.strideHeight) * w.outWidth + x / w.strideWidth) * outChannels;
+      const int64_t tap = (int64_t{ky} * w.kernelWidth + kx) * outChannels;
+      ARCH_NO_UNROLL
+      for (int j = 0; j < p.multiplier; ++j) {  // VECTOR 4 only with multiplier 1
+        const int o = c * p.multiplier + j;
+        multiplyAdd(acc, p.x.load<VECTOR>(from + o), p.filter.load<VECTOR>(tap + o));
+      }
+    }
+  }
+  p.mask.apply<VECTOR>(acc, task * VECTOR, c);
+  p.y.store<VECTOR>(task * VECTOR, acc);
 }
 
 }  // namespace sepconv::cuda

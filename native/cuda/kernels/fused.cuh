@@ -2,20 +2,10 @@
 // the way in, y = activation(acc * scale[c] + shift[c] + residual) on the way out. Absent operands cost a uniform
 // branch.
 #pragma once
-#include "../arch/math.h"
-#include "../arch/memory.h"
 #include "../problem.h"
+#include "tensor.cuh"
 
 namespace sepconv::cuda {
-
-template <int N>
-using Floats = arch::Vec<float, N>;
-using Input = arch::Global<const float>;
-using Output = arch::Global<float>;
-
-// Host side: a view of `count` elements, or of nothing.
-inline Input view(const float* data, int64_t count) { return {data, data ? count : 0}; }
-inline Output view(float* data, int64_t count) { return {data, count}; }
 
 __device__ __forceinline__ float activate(float x, Activation activation) {
   if (activation == Activation::relu) return x > 0.f ? x : (x == x ? 0.f : x);  // NaN stays NaN
@@ -30,12 +20,11 @@ __device__ __forceinline__ void activate(Floats<N>& x, Activation activation) {
   for (int i = 0; i < N; ++i) x[i] = activate(x[i], activation);
 }
 
-template <int N>
-__device__ __forceinline__ Floats<N> filled(float value) {
-  Floats<N> result;
-  ARCH_UNROLL
-  for (int i = 0; i < N; ++i) result[i] = value;
-  return result;
+// The derivative of `activation` at x; that of relu at 0 is 0.
+__device__ __forceinline__ float slope(float x, Activation activation) {
+  if (activation == Activation::relu) return x > 0.f ? 1.f : 0.f;
+  if (activation == Activation::elu) return x > 0.f ? 1.f : expf(x);
+  return 1.f;
 }
 
 // acc += a * b
@@ -73,8 +62,26 @@ struct ChannelPrologue {
 };
 
 struct Epilogue {
-  Input scale, shift, residual;  // [c], [c], like y
+  Input scale, shift;  // [c]
+  AnyInput residual;   // like y
   Activation activation;
+};
+
+// A data gradient's last step: times the derivative of the forward op's inputActivation at x * scale[c] + shift[c].
+struct Mask {
+  AnyInput x;  // absent: no mask
+  Input scale, shift;
+  Activation activation;
+
+  template <int N>
+  __device__ __forceinline__ void apply(Floats<N>& gradient, int64_t index, int channel) const {
+    if (!x.present()) return;
+    Floats<N> z = x.load<N>(index);
+    const Floats<N> s = scale.present() ? scale.load<N>(channel) : filled<N>(1.f);
+    const Floats<N> t = shift.present() ? shift.load<N>(channel) : filled<N>(0.f);
+    ARCH_UNROLL
+    for (int i = 0; i < N; ++i) gradient[i] *= slope(arch::fma(z[i], s[i], t[i]), activation);
+  }
 };
 
 template <int N>
@@ -86,7 +93,11 @@ struct ChannelEpilogue {
         shift(p.shift.present() ? p.shift.load<N>(channel) : filled<N>(0.f)) {}
 
   // `index`: of the first of the N elements in y.
-  __device__ __forceinline__ void store(const Epilogue& p, const Output& y, int64_t index, Floats<N> acc) const {
+  __device__ __forceinline__ void store(const Epilogue& p, const AnyOutput& y, int64_t index, Floats<N> acc) const {
+    apply(p, index, acc);
+    y.store<N>(index, acc);
+  }
+  __device__ __forceinline__ void apply(const Epilogue& p, int64_t index, Floats<N>& acc) const {
     ARCH_UNROLL
     for (int i = 0; i < N; ++i) acc[i] = arch::fma(acc[i], scale[i], shift[i]);
     if (p.residual.present()) {
@@ -95,7 +106,6 @@ struct ChannelEpilogue {
       for (int i = 0; i < N; ++i) acc[i] += residual[i];
     }
     activate(acc, p.activation);
-    y.store<N>(index, acc);
   }
 };
 

@@ -1,92 +1,192 @@
-// pointwiseConv2d and dense: a matrix product whose left operand passes through inputActivation. Statistics of y, where
-// asked for, are two more launches over the stored y (statistics.cuh).
-#include "../arch/launch.h"
-#include "../choose.h"
-#include "../kernel.h"
-#include "matrix.cuh"
+// pointwiseConv2d (and dense) and its gradients as products of matrices:
+//   y[rows, cout] = inputActivation(x) . filter       depth cin
+//   dx[rows, cin] = (dy . filter^T) * mask            depth cout
+//   dfilter[cin, cout] = inputActivation(x)^T . dy    depth rows, split where few tiles would leave the device idle
+#include "grid.cuh"
+#include "statistics.cuh"
+#include "tensor_cores.cuh"
 
 namespace sepconv::cuda {
 namespace {
 
-struct PointwiseSource {
-  Input x;
-  int depth;
-  Activation activation;
-
-  struct Row {
-    int64_t start;
-    __device__ __forceinline__ bool inside() const { return start >= 0; }
-  };
-  __device__ __forceinline__ Row open(int64_t row, bool inside) const { return {inside ? row * depth : -1}; }
-  template <int N>
-  __device__ __forceinline__ Floats<N> load(const Row& row, int k) const {
-    Floats<N> value = x.load<N>(row.start + k);
-    activate(value, activation);
-    return value;
+template <class A, class B>
+void start(DeviceInterface& device, const char* name, const MatrixConfig& config, const GemmParameters<A, B>& p) {
+  switch (config.tile) {
+    case MatrixTile::tile128x128:
+      return launchSimt<Tile128x128, 4>(device, name, p, 1);
+    case MatrixTile::tile64x128:
+    case MatrixTile::tile64x64:
+      return launchSimt<Tile64x64, 4>(device, name, p, 1);
+    case MatrixTile::tile32x64:
+      return config.vector == 4 ? launchSimt<Tile32x64, 4>(device, name, p, 1)
+                                : launchSimt<Tile32x64, 1>(device, name, p, 1);
   }
-};
+}
+
+// 16-byte accesses need every row of x, filter and y to start at a multiple of four elements.
+bool vectorised(const MatrixProblem& problem) {
+  return problem.depth % 4 == 0 && problem.columns % 4 == 0 && problem.panel % 4 == 0;
+}
+
+// What chooseGemm needs to know of one of the three products.
+GemmShape shapeOf(const MatrixProblem& problem, int64_t rows, int columns, int64_t depth, bool splits) {
+  const int lanes = problem.precision == Precision::bfloat16 ? 8 : 4;
+  const bool aligned = problem.depth % lanes == 0 && problem.columns % lanes == 0 && problem.panel % lanes == 0;
+  return {rows,
+          columns,
+          static_cast<int>(depth),
+          1,
+          vectorised(problem),
+          true,
+          splits,
+          problem.precision,
+          aligned && problem.inputActivation != Activation::elu};
+}
 
 class Pointwise final : public Kernel {
  public:
   Pointwise(const CallDescription& call, const DeviceProperties& device)
       : problem_(checkPointwise(call)),
-        config_(chooseMatrix(problem_, device)),
+        config_(chooseGemm(shapeOf(problem_, problem_.rows, problem_.columns, problem_.depth, false), device)),
         statistics_(call.attributes.flag("statistics")) {
     if (problem_.columns > 64 * 65535) refuse(call, "more than 4194240 output channels");
   }
 
   size_t workspaceBytes() const override {
-    return statistics_ ? statisticsWorkspaceBytes(problem_.rows, problem_.columns) : 0;
+    if (!statistics_) return 0;
+    if (config_.precision == Precision::float32) return statisticsWorkspaceBytes(problem_.rows, problem_.columns);
+    return static_cast<size_t>((problem_.rows + tileRows() - 1) / tileRows() * 2 * problem_.columns) * sizeof(float);
   }
-
   std::string describe() const override { return cuda::describe(config_); }
 
   void launch(DeviceInterface& device, const Arguments& arguments) const override {
-    const int64_t outElements = problem_.rows * problem_.columns;
-    MatrixParameters<PointwiseSource> p{};
-    p.source = {view(arguments.input(0), problem_.rows * problem_.depth), problem_.depth, problem_.inputActivation};
-    p.filter = filterView(arguments.input(1), problem_);
-    p.epilogue = {view(arguments.input(2), problem_.columns), view(arguments.input(3), problem_.columns),
-                  view(arguments.input(4), outElements), problem_.activation};
-    p.y = view(arguments.output(), outElements);
-    p.rows = problem_.rows;
-    const bool vector = config_.vector == 4;
-    switch (config_.tile) {
-      case MatrixTile::tile128x128:
-        start<Tile128x128, 4>(device, p);
-        break;
-      case MatrixTile::tile64x128:
-      case MatrixTile::tile64x64:
-        vector ? start<Tile64x64, 4>(device, p) : start<Tile64x64, 1>(device, p);
-        break;
-      case MatrixTile::tile32x64:
-        vector ? start<Tile32x64, 4>(device, p) : start<Tile32x64, 1>(device, p);
-        break;
+    const MatrixProblem& m = problem_;
+    const int64_t outElements = m.rows * m.columns;
+    PointwiseProduct p{};
+    p.a = rowsOf(view(arguments.inputs[0], m.rows * m.depth, m.dtype), m.depth, m.inputActivation);
+    p.b = filterOf(view(arguments.inputs[1], storedColumns(m) * m.depth, m.dtype), m.depth, m.columns, m.panel);
+    p.store.y = view(arguments.outputs[0], outElements, m.dtype);
+    p.store.epilogue = {view(arguments.input(2), m.columns), view(arguments.input(3), m.columns),
+                        view(arguments.inputs[4], outElements, m.dtype), m.activation};
+    p.store.rowStride = m.columns;
+    p.rows = m.rows;
+    p.columns = m.columns;
+    p.depth = p.depthPerSplit = m.depth;
+    p.splits = 1;
+    if (config_.precision == Precision::float32) {
+      start(device, "pointwiseConv2d", config_, p);
+      if (statistics_)
+        launchStatistics(device, view(static_cast<const void*>(arguments.outputs[0]), outElements, m.dtype), m.rows,
+                         m.columns, arguments.workspace, arguments.output(1), arguments.output(2));
+      return;
     }
+    auto* partial = static_cast<float*>(arguments.workspace);
+    const Output statistics =
+        statistics_ ? view(partial, static_cast<int64_t>(workspaceBytes() / sizeof(float))) : Output{};
+    launchTensorCores(device, "pointwiseConv2d", config_, p, m.inputActivation, statistics);
     if (statistics_)
-      launchStatistics(device, arguments.output(), problem_.rows, problem_.columns, arguments.workspace,
-                       arguments.output(1), arguments.output(2));
+      launchMergeMoments(device, partial, m.rows, m.columns, tileRows(), arguments.output(1), arguments.output(2));
   }
 
  private:
-  template <class T, int VECTOR>
-  void start(DeviceInterface& device, const MatrixParameters<PointwiseSource>& p) const {
-    arch::launch(device, "pointwiseConv2d", matrixKernel<T, PointwiseSource, VECTOR>, matrixGrid<T>(problem_),
-                 T::threads, T::sharedBytes, p);
-  }
+  // The tensor-core kernel leaves the moments of each tile.
+  int tileRows() const { return config_.tile == MatrixTile::tile128x128 ? 128 : 64; }
 
   const MatrixProblem problem_;
   const MatrixConfig config_;
   const bool statistics_;
 };
 
+class InputGradient final : public Kernel {
+  // The activation comes after this product, as a mask.
+  static MatrixProblem withoutActivation(MatrixProblem problem) {
+    problem.inputActivation = Activation::none;
+    return problem;
+  }
+
+ public:
+  InputGradient(const CallDescription& call, const DeviceProperties& device)
+      : problem_(checkPointwiseInputGradient(call)),
+        config_(chooseGemm(shapeOf(withoutActivation(problem_), problem_.rows, problem_.depth, problem_.columns, false),
+                           device)) {
+    if (problem_.depth > 64 * 65535) refuse(call, "more than 4194240 input channels");
+  }
+  std::string describe() const override { return cuda::describe(config_); }
+
+  void launch(DeviceInterface& device, const Arguments& arguments) const override {
+    const MatrixProblem& m = problem_;
+    const int64_t elements = m.rows * m.depth;
+    PointwiseInputGradient p{};
+    p.a = rowsOf(view(arguments.inputs[0], m.rows * m.columns, m.dtype), m.columns);
+    p.b = rowsOf(view(arguments.inputs[1], int64_t{m.depth} * m.columns, m.dtype), m.columns);
+    p.store.y = view(arguments.outputs[0], elements, m.dtype);
+    p.store.mask = {view(arguments.inputs[2], elements, m.dtype), {}, {}, m.inputActivation};
+    p.store.rowStride = m.depth;
+    p.rows = m.rows;
+    p.columns = m.depth;
+    p.depth = p.depthPerSplit = m.columns;
+    p.splits = 1;
+    if (config_.precision == Precision::float32)
+      start(device, "pointwiseConv2dInputGradient", config_, p);
+    else
+      launchTensorCores(device, "pointwiseConv2dInputGradient", config_, p);
+  }
+
+ private:
+  const MatrixProblem problem_;
+  const MatrixConfig config_;
+};
+
+class FilterGradient final : public Kernel {
+ public:
+  FilterGradient(const CallDescription& call, const DeviceProperties& device)
+      : problem_(checkPointwiseFilterGradient(call)),
+        config_(chooseGemm(shapeOf(problem_, problem_.depth, problem_.columns, problem_.rows, true), device)) {
+    if (problem_.columns > 64 * 65535) refuse(call, "more than 4194240 output channels");
+  }
+  size_t workspaceBytes() const override {
+    return config_.splits > 1 ? static_cast<size_t>(elements()) * static_cast<size_t>(config_.splits) * sizeof(float)
+                              : 0;
+  }
+  std::string describe() const override { return cuda::describe(config_); }
+
+  void launch(DeviceInterface& device, const Arguments& arguments) const override {
+    const MatrixProblem& m = problem_;
+    const bool split = config_.splits > 1;
+    auto* partial = static_cast<float*>(arguments.workspace);
+    PointwiseFilterGradient p{};
+    p.a = columnsOf(view(arguments.inputs[0], m.rows * m.depth, m.dtype), m.depth, m.inputActivation);
+    p.b = columnsOf(view(arguments.inputs[1], m.rows * m.columns, m.dtype), m.columns);
+    p.store.y = split ? view(static_cast<void*>(partial), elements() * config_.splits, DType::float32)
+                      : view(arguments.outputs[0], elements(), DType::float32);
+    p.store.rowStride = m.columns;
+    p.store.splitStride = split ? elements() : 0;
+    p.rows = m.depth;
+    p.columns = m.columns;
+    p.depth = static_cast<int>(m.rows);
+    p.depthPerSplit = config_.depthPerSplit;
+    p.splits = config_.splits;
+    if (config_.precision == Precision::float32)
+      start(device, "pointwiseConv2dFilterGradient", config_, p);
+    else
+      launchTensorCores(device, "pointwiseConv2dFilterGradient", config_, p, m.inputActivation);
+    if (split)
+      launchSumSplits(device, "pointwiseConv2dFilterGradient (splits)", partial, arguments.output(), elements(),
+                      config_.splits);
+  }
+
+ private:
+  int64_t elements() const { return int64_t{problem_.depth} * problem_.columns; }
+  const MatrixProblem problem_;
+  const MatrixConfig config_;
+};
+
 }  // namespace
 
 void registerPointwiseKernels(Registry& registry) {
-  registry["pointwiseConv2d"] = [](const CallDescription& call,
-                                   const DeviceProperties& device) -> std::unique_ptr<Kernel> {
-    return std::make_unique<Pointwise>(call, device);
-  };
+  registry["pointwiseConv2d"] = choose<Pointwise>;
+  registry["pointwiseConv2dInputGradient"] = choose<InputGradient>;
+  registry["pointwiseConv2dFilterGradient"] = choose<FilterGradient>;
 }
 
 }  // namespace sepconv::cuda

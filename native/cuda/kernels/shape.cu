@@ -1,52 +1,49 @@
 // packFilter(filter[k, n]) -> packed[ceil(n / panel), k, panel], zero beyond n; and copy(x) -> y of any dtype, 16 bytes
 // per access and the remainder bytewise. One element or access per thread.
-#include "../arch/launch.h"
-#include "../kernel.h"
-#include "../problem.h"
-#include "fused.cuh"
+#include "grid.cuh"
+#include "tensor.cuh"
 
 namespace sepconv::cuda {
 namespace {
 
-constexpr int shapeThreads = 256;
-
-uint32_t blocksOf(int64_t tasks) { return static_cast<uint32_t>((tasks + shapeThreads - 1) / shapeThreads); }
-
 struct PackParameters {
-  Input filter;
-  Output packed;
+  AnyInput filter;
+  AnyOutput packed;
   int depth, columns, panel;
 };
 
-__global__ void __launch_bounds__(shapeThreads) packPanels(const __grid_constant__ PackParameters p) {
-  const int64_t i = int64_t{arch::blockX()} * shapeThreads + arch::threadIndex();
+__global__ void __launch_bounds__(gridThreads) packPanels(const __grid_constant__ PackParameters p) {
+  const int64_t i = taskIndex();
   if (i >= p.packed.count) return;
   const int j = static_cast<int>(i % p.panel);
   const int64_t row = i / p.panel;
   const int k = static_cast<int>(row % p.depth);
   const int64_t column = row / p.depth * p.panel + j;
-  p.packed.store<1>(i, {column < p.columns ? p.filter.load(int64_t{k} * p.columns + column)[0] : 0.f});
+  p.packed.store<1>(i, column < p.columns ? p.filter.load(int64_t{k} * p.columns + column) : filled<1>(0.f));
 }
 
 class PackFilter final : public Kernel {
  public:
   explicit PackFilter(const CallDescription& call) {
-    const auto& filter = requireInput(call, 0, "filter", 2).shape;
+    const TensorType& type = requireFloating(call, 0, "filter", 2);
+    const auto& filter = type.shape;
+    dtype_ = type.dtype;
     const int64_t panel = call.attributes.integer("panel");
     if (panel < 1 || panel > 1 << 20) refuse(call, "panel must be 1 to 1048576, got " + std::to_string(panel));
     depth_ = static_cast<int>(filter[0]);
     columns_ = static_cast<int>(filter[1]);
     panel_ = static_cast<int>(panel);
-    requireOutput(call, 0, {(filter[1] + panel - 1) / panel, filter[0], panel});
+    requireOutput(call, 0, {(filter[1] + panel - 1) / panel, filter[0], panel}, dtype_);
     packed_ = call.outputs[0].elements();
   }
   void launch(DeviceInterface& device, const Arguments& arguments) const override {
-    const PackParameters p{view(arguments.input(0), int64_t{depth_} * columns_), view(arguments.output(), packed_),
-                           depth_, columns_, panel_};
-    arch::launch(device, "packFilter", packPanels, {blocksOf(packed_), 1, 1}, shapeThreads, 0, p);
+    const PackParameters p{view(arguments.inputs[0], int64_t{depth_} * columns_, dtype_),
+                           view(arguments.outputs[0], packed_, dtype_), depth_, columns_, panel_};
+    launchTasks(device, "packFilter", packPanels, packed_, p);
   }
 
  private:
+  DType dtype_;
   int depth_, columns_, panel_;
   int64_t packed_;
 };
@@ -58,8 +55,8 @@ struct CopyParameters {
   arch::Global<uint8_t> yBytes;
 };
 
-__global__ void __launch_bounds__(shapeThreads) copyBytes(const __grid_constant__ CopyParameters p) {
-  const int64_t i = int64_t{arch::blockX()} * shapeThreads + arch::threadIndex(), wide = p.xBytes.count / 16;
+__global__ void __launch_bounds__(gridThreads) copyBytes(const __grid_constant__ CopyParameters p) {
+  const int64_t i = taskIndex(), wide = p.xBytes.count / 16;
   if (i < wide) {
     p.y.store<4>(i * 4, p.x.load<4>(i * 4));
   } else {
@@ -82,7 +79,7 @@ class Copy final : public Kernel {
     p.y = {arguments.output<uint32_t>(), bytes_ / 4};
     p.xBytes = {arguments.input<uint8_t>(0), bytes_};
     p.yBytes = {arguments.output<uint8_t>(), bytes_};
-    arch::launch(device, "copy", copyBytes, {blocksOf(bytes_ / 16 + bytes_ % 16), 1, 1}, shapeThreads, 0, p);
+    launchTasks(device, "copy", copyBytes, bytes_ / 16 + bytes_ % 16, p);
   }
 
  private:
@@ -92,12 +89,8 @@ class Copy final : public Kernel {
 }  // namespace
 
 void registerShapeKernels(Registry& registry) {
-  registry["packFilter"] = [](const CallDescription& call, const DeviceProperties&) -> std::unique_ptr<Kernel> {
-    return std::make_unique<PackFilter>(call);
-  };
-  registry["copy"] = [](const CallDescription& call, const DeviceProperties&) -> std::unique_ptr<Kernel> {
-    return std::make_unique<Copy>(call);
-  };
+  registry["packFilter"] = make<PackFilter>;
+  registry["copy"] = make<Copy>;
 }
 
 }  // namespace sepconv::cuda

@@ -2,31 +2,18 @@
 // down one chunk of rows by Welford's recurrence (eight interleaved runs, merged in shared memory), then one warp per
 // channel merges the chunks. Chunks depend on the shape alone and are merged in a fixed tree: deterministic, and free
 // of cancellation.
-#include "../arch/launch.h"
 #include "../arch/sync.h"
-#include "../kernel.h"
-#include "../problem.h"
-#include "fused.cuh"
+#include "grid.cuh"
+#include "moments.cuh"
+#include "statistics.cuh"
 
 namespace sepconv::cuda {
 namespace {
 
 constexpr int runsPerBlock = 8, statisticsThreads = 32 * runsPerBlock;
 
-// Count, mean and sum of squared deviations of some values.
-struct Moments {
-  float count, mean, squares;
-};
-
-__device__ __forceinline__ Moments merge(const Moments& a, const Moments& b) {
-  const float count = a.count + b.count;
-  if (count == 0.f) return a;
-  const float delta = b.mean - a.mean, share = b.count / count;
-  return {count, arch::fma(delta, share, a.mean), a.squares + b.squares + delta * delta * a.count * share};
-}
-
 struct PartialParameters {
-  Input x;
+  AnyInput x;
   Output partial;  // [chunk][mean, squares][c]
   int64_t rows;
   int channels, chunkRows;
@@ -43,11 +30,7 @@ __global__ void __launch_bounds__(statisticsThreads) partialMoments(const __grid
   if (channel < p.channels) {
     ARCH_NO_UNROLL
     for (int64_t row = first + run; row < end; row += runsPerBlock) {
-      const float value = p.x.load(row * p.channels + channel)[0];
-      m.count += 1.f;
-      const float delta = value - m.mean;
-      m.mean += delta / m.count;
-      m.squares = arch::fma(delta, value - m.mean, m.squares);
+      add(m, p.x.load(row * p.channels + channel)[0]);
     }
   }
   const int at = arch::threadIndex() * 3;
@@ -88,26 +71,17 @@ __global__ void __launch_bounds__(statisticsThreads) mergeMoments(const __grid_c
   }
   // All lanes of the warp are on one channel, so all take part.
   ARCH_UNROLL
-  for (int mask = 16; mask; mask /= 2) {
-    const Moments other{arch::shuffleXor(m.count, mask), arch::shuffleXor(m.mean, mask),
-                        arch::shuffleXor(m.squares, mask)};
-    m = lane & mask ? merge(other, m) : merge(m, other);  // both lanes of a pair compute the same bits
-  }
+  for (int mask = 16; mask; mask /= 2) m = mergeAcross(m, mask);
   if (lane || channel >= p.channels) return;
   p.mean.store<1>(channel, {m.mean});
   p.variance.store<1>(channel, {m.squares / static_cast<float>(p.rows)});
 }
 
-// 256 rows are 32 steps per run; beyond 1024 chunks they grow instead.
-int64_t chunkRows(int64_t rows) {
-  const int64_t least = 256, most = 1024;
-  return (rows + most - 1) / most > least ? (rows + most - 1) / most : least;
-}
-
 class BatchNormStatistics final : public Kernel {
  public:
   explicit BatchNormStatistics(const CallDescription& call) {
-    const TensorType& x = requireInput(call, 0, "x", 0);
+    const TensorType& x = requireFloating(call, 0, "x", 0);
+    dtype_ = x.dtype;
     if (x.rank() < 2) refuse(call, "x must have rank 2 or more");
     rows_ = x.rows();
     channels_ = static_cast<int>(x.dim(-1));
@@ -117,48 +91,57 @@ class BatchNormStatistics final : public Kernel {
   }
   size_t workspaceBytes() const override { return statisticsWorkspaceBytes(rows_, channels_); }
   void launch(DeviceInterface& device, const Arguments& arguments) const override {
-    launchStatistics(device, arguments.input(0), rows_, channels_, arguments.workspace, arguments.output(0),
-                     arguments.output(1));
+    launchStatistics(device, view(arguments.inputs[0], rows_ * channels_, dtype_), rows_, channels_,
+                     arguments.workspace, arguments.output(0), arguments.output(1));
   }
 
  private:
+  DType dtype_;
   int64_t rows_;
   int channels_;
 };
 
 }  // namespace
 
+// 256 rows are 32 steps per run; beyond 1024 chunks they grow instead.
+int64_t statisticsChunkRows(int64_t rows) {
+  const int64_t least = 256, most = 1024;
+  return (rows + most - 1) / most > least ? (rows + most - 1) / most : least;
+}
+
 size_t statisticsWorkspaceBytes(int64_t rows, int channels) {
-  const int64_t perChunk = chunkRows(rows);
+  const int64_t perChunk = statisticsChunkRows(rows);
   return static_cast<size_t>((rows + perChunk - 1) / perChunk * 2 * channels) * sizeof(float);
 }
 
-void launchStatistics(DeviceInterface& device, const float* y, int64_t rows, int channels, void* workspace, float* mean,
-                      float* variance) {
-  const int perChunk = static_cast<int>(chunkRows(rows)), chunks = static_cast<int>((rows + perChunk - 1) / perChunk);
+void launchStatistics(DeviceInterface& device, const AnyInput& y, int64_t rows, int channels, void* workspace,
+                      float* mean, float* variance) {
+  const int perChunk = static_cast<int>(statisticsChunkRows(rows)),
+            chunks = static_cast<int>((rows + perChunk - 1) / perChunk);
   auto* partial = static_cast<float*>(workspace);
   const int64_t partials = int64_t{chunks} * 2 * channels;
-  const PartialParameters first{view(y, rows * channels), view(partial, partials), rows, channels, perChunk};
+  const PartialParameters first{y, view(partial, partials), rows, channels, perChunk};
   arch::launch(device, "batchNormStatistics (chunks)", partialMoments,
                {static_cast<uint32_t>(chunks), static_cast<uint32_t>((channels + 31) / 32), 1}, statisticsThreads,
                3 * statisticsThreads * sizeof(float), first);
-  const MergeParameters second{view(static_cast<const float*>(partial), partials),
+  launchMergeMoments(device, partial, rows, channels, perChunk, mean, variance);
+}
+
+void launchMergeMoments(DeviceInterface& device, const float* partial, int64_t rows, int channels, int chunkRows,
+                        float* mean, float* variance) {
+  const int chunks = static_cast<int>((rows + chunkRows - 1) / chunkRows);
+  const MergeParameters second{view(partial, int64_t{chunks} * 2 * channels),
                                view(mean, channels),
                                view(variance, channels),
                                rows,
                                channels,
-                               perChunk,
+                               chunkRows,
                                chunks};
   arch::launch(device, "batchNormStatistics (merge)", mergeMoments,
                {static_cast<uint32_t>((channels + runsPerBlock - 1) / runsPerBlock), 1, 1}, statisticsThreads, 0,
                second);
 }
 
-void registerStatisticsKernels(Registry& registry) {
-  registry["batchNormStatistics"] = [](const CallDescription& call,
-                                       const DeviceProperties&) -> std::unique_ptr<Kernel> {
-    return std::make_unique<BatchNormStatistics>(call);
-  };
-}
+void registerStatisticsKernels(Registry& registry) { registry["batchNormStatistics"] = make<BatchNormStatistics>; }
 
 }  // namespace sepconv::cuda

@@ -1,0 +1,311 @@
+// Calls become problems (problem.h): windows, depthwise, pointwise, separable and regular convolutions with their
+// gradients.
+#include "problem.h"
+
+namespace sepconv::cuda {
+namespace {
+
+int64_t outputs(int64_t size, int64_t before, int64_t after, int64_t kernel, int64_t dilation, int64_t stride) {
+  const int64_t room = size + before + after - ((kernel - 1) * dilation + 1);
+  return room < 0 ? 0 : room / stride + 1;
+}
+
+// A window of kernelHeight x kernelWidth over x[n, h, w, c].
+Window windowOf(const CallDescription& call, const std::vector<int64_t>& x, int64_t kernelHeight, int64_t kernelWidth,
+                bool dilated = true) {
+  const auto strides = requireIntegers(call, "strides", 2, 1), padding = requireIntegers(call, "padding", 4, 0);
+  const auto dilations = dilated ? requireIntegers(call, "dilations", 2, 1) : std::vector<int>{1, 1};
+  Window w{};
+  w.height = static_cast<int>(x[1]);
+  w.width = static_cast<int>(x[2]);
+  w.kernelHeight = static_cast<int>(kernelHeight);
+  w.kernelWidth = static_cast<int>(kernelWidth);
+  w.strideHeight = strides[0];
+  w.strideWidth = strides[1];
+  w.dilationHeight = dilations[0];
+  w.dilationWidth = dilations[1];
+  w.top = padding[0];
+  w.left = padding[2];
+  const int64_t outHeight = outputs(x[1], padding[0], padding[1], kernelHeight, dilations[0], strides[0]);
+  const int64_t outWidth = outputs(x[2], padding[2], padding[3], kernelWidth, dilations[1], strides[1]);
+  if (outHeight < 1 || outWidth < 1) refuse(call, "no window fits into x " + describe(x));
+  // Coordinates of padded positions must stay within 32 bits.
+  if (x[1] + padding[0] + padding[1] > maxElements || x[2] + padding[2] + padding[3] > maxElements)
+    throw Error("ERR_SHAPE", subject(call) + ": padded x " + describe(x) + " is too large for the CUDA kernels");
+  w.outHeight = static_cast<int>(outHeight);
+  w.outWidth = static_cast<int>(outWidth);
+  return w;
+}
+
+// x[n, h, w, c] under a filter[kh, kw, c, m].
+DepthwiseProblem depthwiseOf(const CallDescription& call, const char* filterName) {
+  const TensorType& type = requireFloating(call, 0, "x", 4);
+  const auto& x = type.shape;
+  const auto& filter = requireInput(call, 1, filterName, 4, type.dtype).shape;
+  if (filter[2] != x[3])
+    refuse(call, std::string(filterName) + " " + describe(filter) + " does not fit x " + describe(x));
+  DepthwiseProblem problem{};
+  problem.window = windowOf(call, x, filter[0], filter[1]);
+  problem.dtype = type.dtype;
+  problem.batch = static_cast<int>(x[0]);
+  problem.channels = static_cast<int>(x[3]);
+  problem.multiplier = static_cast<int>(filter[3]);
+  problem.inputActivation = activation(call.attributes, "inputActivation");
+  return problem;
+}
+
+Precision precisionOf(const CallDescription& call, DType dtype) {
+  if (dtype == DType::bfloat16) return Precision::bfloat16;
+  const std::string text = call.attributes.text("precision", "float32");
+  if (text == "tf32") return Precision::tf32;
+  if (text != "float32") refuse(call, "precision of float32 tensors must be float32 or tf32, got '" + text + "'");
+  return Precision::float32;
+}
+
+// A filter[depth, columns], packed or not, as input `index`.
+void matrixFilterOf(const CallDescription& call, size_t index, const char* name, DType dtype, MatrixProblem& problem) {
+  const bool packed = call.attributes.flag("packed");
+  problem.dtype = dtype;
+  problem.precision = precisionOf(call, dtype);
+  const auto& filter = requireInput(call, index, name, packed ? 3 : 2, dtype).shape;
+  if (packed) {
+    const int64_t columns = call.attributes.integer("cout");
+    if (columns < 1 || filter[0] != (columns + filter[2] - 1) / filter[2])
+      refuse(call,
+             std::string("packed ") + name + " " + describe(filter) + " does not fit cout " + std::to_string(columns));
+    problem.columns = static_cast<int>(columns);
+    problem.panel = static_cast<int>(filter[2]);
+    problem.depth = static_cast<int>(filter[1]);
+  } else {
+    problem.columns = static_cast<int>(filter[1]);
+    problem.panel = 0;
+    problem.depth = static_cast<int>(filter[0]);
+  }
+}
+
+// The forward input of a data gradient, which is there exactly where an activation came before the op.
+void requireMask(const CallDescription& call, Activation activation, const TensorType& x) {
+  if (call.has(2) != (activation != Activation::none))
+    refuse(call, "x must be given exactly where inputActivation is set");
+  requireLike(call, 2, "x", x);
+}
+
+Conv2dProblem conv2dOf(const CallDescription& call, const TensorType& x, int64_t kernelHeight, int64_t kernelWidth) {
+  Conv2dProblem problem{};
+  problem.window = windowOf(call, x.shape, kernelHeight, kernelWidth);
+  problem.batch = static_cast<int>(x.dim(0));
+  problem.cin = static_cast<int>(x.dim(3));
+  problem.groups = static_cast<int>(call.attributes.integer("groups", 1));
+  problem.inputActivation = activation(call.attributes, "inputActivation");
+  problem.dtype = x.dtype;
+  problem.precision = precisionOf(call, x.dtype);
+  return problem;
+}
+
+void checkGroups(const CallDescription& call, const Conv2dProblem& problem) {
+  if (problem.groups < 1 || problem.groups > 65535 || problem.cout < 1 || problem.cin % problem.groups ||
+      problem.cout % problem.groups)
+    refuse(call, "groups must divide both channel counts and be at most 65535, got " + std::to_string(problem.groups) +
+                     " for " + std::to_string(problem.cin) + " and " + std::to_string(problem.cout));
+}
+
+}  // namespace
+
+Window poolWindow(const CallDescription& call, const TensorType& x) {
+  const auto size = requireIntegers(call, "windowSize", 2, 1);
+  return windowOf(call, x.shape, size[0], size[1], false);
+}
+
+DepthwiseProblem checkDepthwise(const CallDescription& call) {
+  DepthwiseProblem problem = depthwiseOf(call, "filter");
+  problem.activation = activation(call.attributes, "activation");
+  const int64_t channels = problem.channels, outChannels = channels * problem.multiplier;
+  const TensorType y{problem.dtype, {problem.batch, problem.window.outHeight, problem.window.outWidth, outChannels}};
+  requireOutputLike(call, 0, y);
+  requireShape(call, 2, "inputScale", {channels});
+  requireShape(call, 3, "inputShift", {channels});
+  requireShape(call, 4, "scale", {outChannels});
+  requireShape(call, 5, "shift", {outChannels});
+  requireLike(call, 6, "residual", y);
+  return problem;
+}
+
+DepthwiseProblem checkDepthwiseInputGradient(const CallDescription& call) {
+  const TensorType& gradient = requireFloating(call, 0, "gradient", 4);
+  const auto& filter = requireInput(call, 1, "filter", 4, gradient.dtype).shape;
+  const auto size = requireIntegers(call, "inputSize", 2, 1);
+  const TensorType dz{gradient.dtype, {gradient.dim(0), size[0], size[1], filter[2]}};
+  DepthwiseProblem problem{};
+  problem.window = windowOf(call, dz.shape, filter[0], filter[1]);
+  problem.dtype = gradient.dtype;
+  problem.batch = static_cast<int>(gradient.dim(0));
+  problem.channels = static_cast<int>(filter[2]);
+  problem.multiplier = static_cast<int>(filter[3]);
+  problem.inputActivation = activation(call.attributes, "inputActivation");
+  requireLike(call, 0, "gradient",
+              {gradient.dtype, {dz.dim(0), problem.window.outHeight, problem.window.outWidth, filter[2] * filter[3]}});
+  requireMask(call, problem.inputActivation, dz);
+  requireShape(call, 3, "inputScale", {filter[2]});
+  requireShape(call, 4, "inputShift", {filter[2]});
+  requireOutputLike(call, 0, dz);
+  return problem;
+}
+
+DepthwiseProblem checkDepthwiseFilterGradient(const CallDescription& call) {
+  const TensorType& x = requireFloating(call, 0, "x", 4);
+  const TensorType& gradient = requireInput(call, 1, "gradient", 4, x.dtype);
+  const auto kernel = requireIntegers(call, "kernelSize", 2, 1);
+  if (gradient.dim(3) % x.dim(3)) refuse(call, "gradient's channels must be a multiple of those of x");
+  DepthwiseProblem problem{};
+  problem.window = windowOf(call, x.shape, kernel[0], kernel[1]);
+  problem.dtype = x.dtype;
+  problem.batch = static_cast<int>(x.dim(0));
+  problem.channels = static_cast<int>(x.dim(3));
+  problem.multiplier = static_cast<int>(gradient.dim(3) / x.dim(3));
+  problem.inputActivation = activation(call.attributes, "inputActivation");
+  requireLike(call, 1, "gradient",
+              {x.dtype, {x.dim(0), problem.window.outHeight, problem.window.outWidth, gradient.dim(3)}});
+  requireShape(call, 2, "inputScale", {x.dim(3)});
+  requireShape(call, 3, "inputShift", {x.dim(3)});
+  requireOutput(call, 0, {kernel[0], kernel[1], x.dim(3), problem.multiplier});
+  return problem;
+}
+
+MatrixProblem checkPointwise(const CallDescription& call) {
+  const TensorType& x = requireFloating(call, 0, "x", 0);
+  if (x.rank() < 2) refuse(call, "x must have rank 2 or more, got " + describe(x.shape));
+  MatrixProblem problem{};
+  matrixFilterOf(call, 1, "filter", x.dtype, problem);
+  if (x.shape.back() != problem.depth)
+    refuse(call, "filter of " + std::to_string(problem.depth) + " input channels does not fit x " + describe(x.shape));
+  problem.rows = x.rows();
+  problem.inputActivation = activation(call.attributes, "inputActivation");
+  problem.activation = activation(call.attributes, "activation");
+  TensorType y = x;
+  y.shape.back() = problem.columns;
+  requireOutputLike(call, 0, y);
+  if (call.attributes.flag("statistics")) {
+    requireOutput(call, 1, {problem.columns});
+    requireOutput(call, 2, {problem.columns});
+  }
+  requireShape(call, 2, "scale", {problem.columns});
+  requireShape(call, 3, "shift", {problem.columns});
+  requireLike(call, 4, "residual", y);
+  return problem;
+}
+
+MatrixProblem checkPointwiseInputGradient(const CallDescription& call) {
+  const TensorType& gradient = requireFloating(call, 0, "gradient", 0);
+  if (gradient.rank() < 2) refuse(call, "gradient must have rank 2 or more");
+  MatrixProblem problem{};
+  matrixFilterOf(call, 1, "filter", gradient.dtype, problem);
+  if (problem.panel) refuse(call, "the filter of a gradient is not packed");
+  if (gradient.shape.back() != problem.columns)
+    refuse(call, "filter does not fit gradient " + describe(gradient.shape));
+  problem.rows = gradient.rows();
+  problem.inputActivation = activation(call.attributes, "inputActivation");
+  TensorType dx = gradient;
+  dx.shape.back() = problem.depth;
+  requireMask(call, problem.inputActivation, dx);
+  requireOutputLike(call, 0, dx);
+  return problem;
+}
+
+MatrixProblem checkPointwiseFilterGradient(const CallDescription& call) {
+  const TensorType& x = requireFloating(call, 0, "x", 0);
+  if (x.rank() < 2) refuse(call, "x must have rank 2 or more");
+  const TensorType& gradient = requireInput(call, 1, "gradient", x.shape.size(), x.dtype);
+  MatrixProblem problem{};
+  problem.rows = x.rows();
+  problem.depth = static_cast<int>(x.shape.back());
+  problem.columns = static_cast<int>(gradient.shape.back());
+  problem.dtype = x.dtype;
+  problem.precision = precisionOf(call, x.dtype);
+  problem.inputActivation = activation(call.attributes, "inputActivation");
+  std::vector<int64_t> rows = x.shape;
+  rows.back() = problem.columns;
+  requireLike(call, 1, "gradient", {x.dtype, rows});
+  requireOutput(call, 0, {problem.depth, problem.columns});
+  return problem;
+}
+
+SeparableProblem checkSeparable(const CallDescription& call) {
+  SeparableProblem problem{};
+  problem.depthwise = depthwiseOf(call, "depthwise");
+  problem.depthwise.activation = activation(call.attributes, "intermediateActivation");
+  const DepthwiseProblem& d = problem.depthwise;
+  MatrixProblem& p = problem.pointwise;
+  matrixFilterOf(call, 2, "pointwise", d.dtype, p);
+  const int64_t channels = d.channels, depth = channels * d.multiplier;
+  if (depth != p.depth)
+    refuse(call, "pointwise of " + std::to_string(p.depth) + " input channels does not fit depthwise of " +
+                     std::to_string(depth) + " output channels");
+  p.rows = int64_t{d.batch} * d.window.outHeight * d.window.outWidth;
+  p.inputActivation = Activation::none;
+  p.activation = activation(call.attributes, "activation");
+  const TensorType y{d.dtype, {d.batch, d.window.outHeight, d.window.outWidth, p.columns}};
+  requireOutputLike(call, 0, y);
+  requireShape(call, 3, "inputScale", {channels});
+  requireShape(call, 4, "inputShift", {channels});
+  requireShape(call, 5, "depthwiseShift", {depth});
+  requireShape(call, 6, "scale", {p.columns});
+  requireShape(call, 7, "shift", {p.columns});
+  requireLike(call, 8, "residual", y);
+  return problem;
+}
+
+Conv2dProblem checkConv2d(const CallDescription& call) {
+  const TensorType& x = requireFloating(call, 0, "x", 4);
+  const auto kernel = requireIntegers(call, "kernelSize", 2, 1);
+  Conv2dProblem problem = conv2dOf(call, x, kernel[0], kernel[1]);
+  problem.cout = static_cast<int>(call.attributes.integer("cout"));
+  problem.activation = activation(call.attributes, "activation");
+  checkGroups(call, problem);
+  if (call.attributes.flag("packed")) {
+    MatrixProblem packed{};
+    matrixFilterOf(call, 1, "filter", x.dtype, packed);
+    if (problem.groups != 1 || packed.columns != problem.cout || packed.depth != kernel[0] * kernel[1] * problem.cin)
+      refuse(call, "packed filter does not fit x " + describe(x.shape));
+    problem.panel = packed.panel;
+  } else {
+    requireInput(call, 1, "filter", 4, x.dtype);
+    requireLike(call, 1, "filter", {x.dtype, {kernel[0], kernel[1], problem.cin / problem.groups, problem.cout}});
+  }
+  const TensorType y{x.dtype, {x.dim(0), problem.window.outHeight, problem.window.outWidth, problem.cout}};
+  requireOutputLike(call, 0, y);
+  requireShape(call, 2, "scale", {problem.cout});
+  requireShape(call, 3, "shift", {problem.cout});
+  requireLike(call, 4, "residual", y);
+  return problem;
+}
+
+Conv2dProblem checkConv2dInputGradient(const CallDescription& call) {
+  const TensorType& gradient = requireFloating(call, 0, "gradient", 4);
+  const auto& filter = requireInput(call, 1, "filter", 4, gradient.dtype).shape;
+  const auto size = requireIntegers(call, "inputSize", 2, 1);
+  const int64_t groups = call.attributes.integer("groups", 1);
+  const TensorType dx{gradient.dtype, {gradient.dim(0), size[0], size[1], filter[2] * groups}};
+  Conv2dProblem problem = conv2dOf(call, dx, filter[0], filter[1]);
+  problem.cout = static_cast<int>(filter[3]);
+  checkGroups(call, problem);
+  requireLike(call, 0, "gradient",
+              {gradient.dtype, {dx.dim(0), problem.window.outHeight, problem.window.outWidth, filter[3]}});
+  requireMask(call, problem.inputActivation, dx);
+  requireOutputLike(call, 0, dx);
+  return problem;
+}
+
+Conv2dProblem checkConv2dFilterGradient(const CallDescription& call) {
+  const TensorType& x = requireFloating(call, 0, "x", 4);
+  const TensorType& gradient = requireInput(call, 1, "gradient", 4, x.dtype);
+  const auto kernel = requireIntegers(call, "kernelSize", 2, 1);
+  Conv2dProblem problem = conv2dOf(call, x, kernel[0], kernel[1]);
+  problem.cout = static_cast<int>(gradient.dim(3));
+  checkGroups(call, problem);
+  requireLike(call, 1, "gradient",
+              {x.dtype, {x.dim(0), problem.window.outHeight, problem.window.outWidth, problem.cout}});
+  requireOutput(call, 0, {kernel[0], kernel[1], problem.cin / problem.groups, problem.cout});
+  return problem;
+}
+
+}  // namespace sepconv::cuda

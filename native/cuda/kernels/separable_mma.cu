@@ -1,0 +1,12 @@
+// Instantiates the tensor-core kernels of separableConv2d, 3x3.
+#include "gemm_mma.cuh"
+#include "separable.cuh"
+
+namespace sepconv::cuda {
+
+void launchTensorCores(DeviceInterface& device, const char* name, const MatrixConfig& config,
+                       const SeparableProduct& p) {
+  launchMma(device, name, config, p, 1, Activation::none);
+}
+
+}  // namespace sepconv::cuda

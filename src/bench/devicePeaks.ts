@@ -1,0 +1,50 @@
+/** Limits of a device other than the host, measured through its own programs and clock: copies and multiply-adds. */
+
+import type { Attributes } from '../graph/graph.js'
+import type { Executor } from '../runtime/executor.js'
+import type { Program, ProgramBuffer } from '../runtime/program.js'
+
+/** Shortest of several runs of one call on memory of its own; milliseconds of the device's clock (CUDA events). */
+function shortest(executor: Executor, kernel: string, input: number, output: number, attributes: Attributes, runs: number): number {
+  const buffer = (place: 'input' | 'output', length: number): ProgramBuffer => ({
+    place,
+    dtype: 'float32',
+    shape: [length],
+    bytes: length * 4,
+    name: place,
+  })
+  const program: Program = {
+    format: 'sepconv-program',
+    version: 1,
+    target: executor.target.name,
+    buffers: [buffer('input', input), buffer('output', output)],
+    calls: [{ kernel, inputs: [0], outputs: [1], attributes, scope: 'bench' }],
+    inputs: [0],
+    outputs: [1],
+    arenaBytes: 0,
+    updateStart: 1,
+  }
+  const loaded = executor.load(program)
+  const [from, to] = [executor.allocate(input * 4), executor.allocate(output * 4)]
+  try {
+    executor.write(from, 0, new Uint8Array(input * 4))
+    const times = Array.from({ length: runs }, () => loaded.profile([{ memory: from, offset: 0 }], [{ memory: to, offset: 0 }])[0]!)
+    return Math.min(...times) / 1e6
+  } finally {
+    loaded.dispose()
+    from.dispose()
+    to.dispose()
+  }
+}
+
+/** Billions of bytes read and written per second by a copy that touches `bytes` in all. */
+export function deviceCopyGbps(executor: Executor, bytes: number): number {
+  const length = Math.max(1, Math.floor(bytes / 8))
+  return (8 * length) / (shortest(executor, 'copy', length, length, {}, 8) * 1e6)
+}
+
+/** Billions of float32 multiplications and additions per second, eight chains per thread. */
+export function devicePeakGflops(executor: Executor, multiprocessors: number, steps = 16384): number {
+  const threads = multiprocessors * 2048 // as many as one of them holds
+  return (threads * 8 * 2 * steps) / (shortest(executor, 'multiplyAddPeak', 1, threads, { steps }, 4) * 1e6)
+}

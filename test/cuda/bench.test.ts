@@ -1,0 +1,35 @@
+/** `bench kernels` on the CUDA kernels: verified first, timed by the device's clock, held to limits measured in the same run. */
+
+import { expect, it } from 'vitest'
+import { deviceCopyGbps, devicePeakGflops } from '../../src/bench/devicePeaks.js'
+import { benchKernels } from '../../src/bench/kernels.js'
+import { parseLayer } from '../../src/bench/layers.js'
+import { openDevice } from '../../src/runtime/device.js'
+import './emulator.js'
+
+it('measures limits of the device through its own kernels', () => {
+  const executor = openDevice('emulator:fair')
+  expect(deviceCopyGbps(executor, 1 << 16)).toBeGreaterThan(0)
+  expect(devicePeakGflops(executor, 1, 8)).toBeGreaterThan(0)
+})
+
+it('times every kernel of a layer, forward and backward', async () => {
+  const report = await benchKernels({
+    device: 'emulator:fair',
+    layers: [parseLayer('8->12@7')],
+    passes: ['forward', 'data', 'filter'],
+    rounds: 1,
+    seconds: 0.01,
+  })
+  expect(report.wrong).toEqual([])
+  expect(report.results.map(({ op, pass }) => `${op} ${pass}`)).toEqual([
+    ...['regular', 'depthwise', 'pointwise', 'unfused', 'fused'].map((op) => `${op} forward`),
+    ...['regular', 'depthwise', 'pointwise', 'unfused'].map((op) => `${op} data`),
+    ...['regular', 'depthwise', 'pointwise', 'unfused'].map((op) => `${op} filter`),
+  ])
+  for (const { ms, rooflineShare, device } of report.results) {
+    expect(ms).toBeGreaterThan(0)
+    expect(rooflineShare).toBeGreaterThan(0)
+    expect(device).toBe('emulator:fair')
+  }
+})

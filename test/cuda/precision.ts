@@ -1,0 +1,251 @@
+/**
+ * bfloat16 storage in every kernel that takes it, and the tensor-core kernels (mma.sync) in both formats: every tile, splits, groups,
+ * prologues and epilogues, in every adversary mode with the same bits. The reference gets operands rounded as the hardware rounds
+ * them, so that what is left is the order of float32 sums and, for bfloat16 outputs, their own rounding.
+ */
+
+import { describe, expect, it } from 'vitest'
+import type { Attributes } from '../../src/graph/graph.js'
+import type { TensorType } from '../../src/graph/types.js'
+import type { NativeExecutor } from '../../src/runtime/native.js'
+import { relativeError } from '../../src/runtime/verify.js'
+import { type Filled, filled, generator, runOp, uniform } from '../helpers.js'
+import { Cases, makers, typeOf } from '../runtime/cases.js'
+import { decode, encode, inferred, runCall } from './calls.js'
+
+/** Where to run: executors of one device that must give the same bits. */
+export interface Bench {
+  readonly modes: ReadonlyMap<string, NativeExecutor>
+  /** The variant that is chosen for a call; absent where the device is what it is. */
+  describe?(kernel: string, inputs: readonly (TensorType | null)[], outputs: readonly TensorType[], attributes: Attributes): string
+}
+
+/** Inputs that are stored like the activations; the others are float32 per channel. */
+const STORED: Readonly<Record<string, readonly number[]>> = {
+  conv2d: [0, 1, 4],
+  conv2dInputGradient: [0, 1, 2],
+  conv2dFilterGradient: [0, 1],
+  depthwiseConv2d: [0, 1, 6],
+  depthwiseConv2dInputGradient: [0, 1, 2],
+  depthwiseConv2dFilterGradient: [0, 1],
+  pointwiseConv2d: [0, 1, 4],
+  pointwiseConv2dInputGradient: [0, 1, 2],
+  pointwiseConv2dFilterGradient: [0, 1],
+  separableConv2d: [0, 1, 2, 8],
+  packFilter: [0],
+  batchNormStatistics: [0],
+  scaleShift: [0, 3],
+  batchNormGradient: [0, 1],
+  unary: [0],
+  unaryGradient: [0, 1],
+  binary: [0, 1],
+  select: [1, 2],
+  dropout: [0],
+  maxPool2d: [0, 1],
+  maxPool2dGradient: [0, 1],
+  avgPool2d: [0],
+  avgPool2dGradient: [0],
+  reduce: [0],
+  softmax: [0],
+  softmaxGradient: [0, 1],
+  concat: [0, 1, 2],
+  slice: [0],
+  pad: [0],
+  transpose: [0],
+  broadcastTo: [0],
+  copy: [0],
+}
+
+const roundBfloat16 = (data: ArrayLike<number>): Float32Array => {
+  const type: TensorType = { dtype: 'bfloat16', shape: [data.length] }
+  return decode(type, encode({ type, data }))
+}
+/** Nearest with 10 bits of mantissa, ties away from zero. */
+const roundTf32 = (data: ArrayLike<number>): Float32Array => {
+  const bits = new Uint32Array(Float32Array.from(data).buffer)
+  for (let i = 0; i < bits.length; i++) bits[i] = (bits[i]! + 0x1000) & 0xffffe000
+  return new Float32Array(bits.buffer)
+}
+
+const isFloat = (tensor: Filled | null): tensor is Filled => tensor?.type.dtype === 'float32'
+
+/** The case in another storage or precision, and what the reference makes of it. */
+function convert(kernel: string, inputs: readonly (Filled | null)[], attributes: Attributes, precision: 'bfloat16' | 'tf32') {
+  const stored = (i: number) => STORED[kernel]!.includes(i)
+  const round = precision === 'bfloat16' ? roundBfloat16 : roundTf32
+  // tf32 rounds the operands of the product alone: what comes after reads float32.
+  const rounds = (i: number) => (precision === 'bfloat16' ? stored(i) : i < (kernel === 'separableConv2d' ? 0 : 2))
+  const rounded = inputs.map((tensor, i) => (isFloat(tensor) && rounds(i) ? filled(tensor.type.shape, round(tensor.data)) : tensor))
+  const given = rounded.map((tensor, i) =>
+    isFloat(tensor) && stored(i) && precision === 'bfloat16' ? filled(tensor.type.shape, tensor.data, 'bfloat16') : tensor,
+  )
+  return {
+    given,
+    attributes: precision === 'tf32' ? { ...attributes, precision } : attributes,
+    expected: runOp(kernel, rounded, attributes),
+    outputs: inferred(kernel, given, attributes),
+  }
+}
+
+export function testPrecision(bench: Bench): void {
+  describe('bfloat16 storage', () => {
+    const all = makers(16)
+    it.each(Object.keys(STORED))('%s', (kernel) => {
+      const executors = [...bench.modes]
+      for (let round = 0; round < 14; round++) {
+        const made = all[kernel]!(new Cases(500 * round + kernel.length))
+        if (made.inputs.some((tensor, i) => STORED[kernel]!.includes(i) && tensor && !(tensor.data instanceof Float32Array))) continue
+        const inputs = made.inputs.map((tensor) => tensor && { type: typeOf(tensor)!, data: tensor.data })
+        const { given, expected, outputs } = convert(kernel, inputs, made.attributes, 'bfloat16')
+        const [mode, executor] = executors[round % executors.length]!
+        const got = runCall(executor, kernel, given, made.attributes, outputs)
+        expected.forEach(({ data }, i) => {
+          const half = outputs[i]!.dtype === 'bfloat16'
+          // One rounding of the result; separableConv2d rounds its intermediate result too where tensor cores take it.
+          expect(
+            relativeError(decode(outputs[i]!, got[i]!), half ? roundBfloat16(data) : data),
+            `${mode}: ${kernel} round ${round} output ${i} ${JSON.stringify({ shapes: made.inputs.map((x) => x?.shape ?? null), attributes: made.attributes })}`,
+          ).toBeLessThan(half ? 0.01 : kernel === 'batchNormStatistics' || kernel === 'pointwiseConv2d' ? 1e-2 : 2e-5)
+        })
+      }
+    })
+  })
+
+  const chosen = new Set<string>()
+
+  function check(kernel: string, inputs: readonly (Filled | null)[], attributes: Attributes): void {
+    for (const precision of ['tf32', 'bfloat16'] as const) {
+      const converted = convert(kernel, inputs, attributes, precision)
+      const types = converted.given.map((tensor) => tensor && tensor.type)
+      const description = bench.describe?.(kernel, types, converted.outputs, converted.attributes) ?? ''
+      if (bench.describe) {
+        expect(description, kernel).toMatch(new RegExp(`^${precision} `))
+        chosen.add(`${kernel}: ${description.replace(/\d+ splits/, 'splits')}`)
+      }
+      let first: Uint8Array[] | undefined
+      for (const [mode, executor] of bench.modes) {
+        const got = runCall(executor, kernel, converted.given, converted.attributes, converted.outputs)
+        converted.expected.forEach(({ data }, i) => {
+          const half = converted.outputs[i]!.dtype === 'bfloat16'
+          const tolerance = kernel === 'separableConv2d' ? (half ? 0.01 : 1e-3) : half ? 0.005 : precision === 'bfloat16' && i ? 1e-2 : 2e-5
+          expect(
+            relativeError(decode(converted.outputs[i]!, got[i]!), data),
+            `${mode}: ${kernel} output ${i}, ${description}, ${JSON.stringify(types.map((type) => type?.shape))} ${JSON.stringify(attributes)}`,
+          ).toBeLessThan(tolerance)
+        })
+        first ??= got
+        expect(
+          got.every((bytes, i) => Buffer.compare(bytes, first![i]!) === 0),
+          `${mode}: ${kernel}, ${description}: same bits as in the first mode`,
+        ).toBe(true)
+      }
+    }
+  }
+
+  describe('tensor cores', () => {
+    const random = generator(21)
+    const tensor = (...shape: number[]) => uniform(random, shape)
+    it('pointwise: tiles that are not filled, prologue, epilogue, residual', () => {
+      for (const [rows, cin, cout] of [
+        [1, 8, 8],
+        [70, 40, 72],
+        [130, 24, 136],
+        [300, 72, 128],
+      ] as const) {
+        check('pointwiseConv2d', [tensor(rows, cin), tensor(cin, cout), tensor(cout), tensor(cout), tensor(rows, cout)], {
+          inputActivation: 'relu',
+          activation: 'elu',
+        })
+        check('pointwiseConv2d', [tensor(rows, cin), tensor(cin, cout)], {})
+      }
+    })
+    it('pointwise: statistics out of the epilogue', () => {
+      for (const rows of [2, 65, 300]) check('pointwiseConv2d', [tensor(rows, 16), tensor(16, 136)], { statistics: true })
+    })
+    it('pointwise: data gradient', () => {
+      check('pointwiseConv2dInputGradient', [tensor(300, 72), tensor(136, 72), tensor(300, 136)], { inputActivation: 'elu' })
+      check('pointwiseConv2dInputGradient', [tensor(9, 40), tensor(24, 40), null], { inputActivation: 'none' })
+    })
+    it('pointwise: filter gradient, whole and split', () => {
+      check('pointwiseConv2dFilterGradient', [tensor(50, 24), tensor(50, 72)], { inputActivation: 'none' })
+      check('pointwiseConv2dFilterGradient', [tensor(517, 72), tensor(517, 136)], { inputActivation: 'relu' })
+    })
+    const same = { strides: [1, 1], dilations: [1, 1], padding: [1, 1, 1, 1] } as const
+    it('convolution: strides, dilations, groups', () => {
+      for (const [groups, geometry] of [
+        [1, same],
+        [2, { strides: [2, 1], dilations: [1, 2], padding: [0, 1, 2, 2] }],
+      ] as const) {
+        const [cin, cout] = [16 * groups, 24 * groups]
+        const [x, filter] = [tensor(2, 9, 10, cin), tensor(3, 3, cin / groups, cout)]
+        const attributes = { ...geometry, groups, kernelSize: [3, 3], cout, packed: false, inputActivation: 'relu', activation: 'none' }
+        const [y] = inferred('conv2d', [x, filter], attributes)
+        const dy = uniform(random, y!.shape)
+        check('conv2d', [x, filter, tensor(cout), tensor(cout), uniform(random, y!.shape)], attributes)
+        check('conv2dInputGradient', [dy, filter, x], {
+          ...geometry,
+          groups,
+          inputActivation: 'relu',
+          inputSize: [9, 10],
+          kernelSize: [3, 3],
+        })
+        check('conv2dFilterGradient', [x, dy], { ...geometry, groups, inputActivation: 'relu', kernelSize: [3, 3] })
+      }
+    })
+    it('convolution: the large tile', () => {
+      const attributes = { ...same, groups: 1, kernelSize: [3, 3], cout: 136, packed: false }
+      const [x, filter] = [tensor(1, 12, 13, 16), tensor(3, 3, 16, 136)]
+      check('conv2d', [x, filter], attributes)
+      check('conv2dInputGradient', [tensor(1, 12, 13, 16), tensor(3, 3, 136, 16), null], {
+        ...same,
+        groups: 1,
+        inputSize: [12, 13],
+        kernelSize: [3, 3],
+      })
+      check('conv2dFilterGradient', [x, tensor(1, 12, 13, 136)], { ...same, groups: 1, kernelSize: [3, 3] })
+    })
+    it('separable: the depthwise result straight into the operand tile', () => {
+      for (const [c, cout, stride] of [
+        [16, 24, 1],
+        [40, 136, 1],
+        [24, 72, 2],
+      ] as const) {
+        const geometry = { strides: [stride, stride], dilations: [1, 1], padding: [1, 1, 1, 1] }
+        const inputs = [tensor(2, 13, 12, c), tensor(3, 3, c, 1), tensor(c, cout)]
+        const [y] = inferred('separableConv2d', inputs, geometry)
+        check('separableConv2d', inputs, geometry)
+        check('separableConv2d', [...inputs, tensor(c), tensor(c), tensor(c), tensor(cout), tensor(cout), uniform(random, y!.shape)], {
+          ...geometry,
+          inputActivation: 'relu',
+          intermediateActivation: 'elu',
+          activation: 'relu',
+        })
+      }
+    })
+    it.skipIf(!bench.describe)('have reached every kernel in both tiles', () => {
+      const kernels = ['pointwiseConv2d', 'pointwiseConv2dInputGradient', 'separableConv2d', 'conv2d', 'conv2dInputGradient']
+      for (const precision of ['tf32', 'bfloat16']) {
+        for (const kernel of kernels)
+          for (const tile of ['64x64', '128x128'])
+            expect([...chosen].map((text) => text.replace(', 3x3 taps', ''))).toContain(`${kernel}: ${precision} ${tile}`)
+        for (const tile of ['64x64', '128x128'])
+          expect(
+            [...chosen].some((text) => text.startsWith(`conv2dFilterGradient: ${precision} ${tile}`)),
+            tile,
+          ).toBe(true)
+        expect([...chosen]).toContain(`pointwiseConv2dFilterGradient: ${precision} 128x128, splits`)
+      }
+    })
+    it('pass NaN through the ReLU in front', () => {
+      const x = filled(
+        [8, 8],
+        Float32Array.from({ length: 64 }, (_, i) => (i === 9 ? Number.NaN : -1)),
+      )
+      for (const precision of ['tf32', 'bfloat16'] as const) {
+        const { given, attributes, outputs } = convert('pointwiseConv2d', [x, tensor(8, 8)], { inputActivation: 'relu' }, precision)
+        const y = decode(outputs[0]!, runCall([...bench.modes.values()][0]!, 'pointwiseConv2d', given, attributes, outputs)[0]!)
+        expect(y.map((value, i) => (Number.isNaN(value) ? 1 : 0) ^ (i >= 8 && i < 16 ? 1 : 0)).every((wrong) => wrong === 0)).toBe(true)
+      }
+    })
+  })
+}

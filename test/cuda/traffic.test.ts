@@ -1,0 +1,69 @@
+/** What the kernels move, counted on the emulator: global bytes against the least possible, and bank conflicts of shared memory. */
+
+import { describe, expect, it } from 'vitest'
+import type { Attributes } from '../../src/graph/graph.js'
+import { byteLength } from '../../src/graph/types.js'
+import { type Filled, filled, generator, uniform } from '../helpers.js'
+import { inferred, runCall } from './calls.js'
+import { type Account, emulator } from './emulator.js'
+
+const executor = emulator().openExecutor('emulator:counting')
+const random = generator(31)
+const tensor = (...shape: number[]) => uniform(random, shape)
+const half = (t: Filled) => filled(t.type.shape, t.data, 'bfloat16')
+const bytes = (...tensors: Filled[]) => tensors.reduce((sum, { type }) => sum + byteLength(type), 0)
+
+function count(kernel: string, inputs: Filled[], attributes: Attributes): Record<string, Account> {
+  emulator().takeAccounts()
+  runCall(executor, kernel, inputs, attributes)
+  const counted = emulator().takeAccounts()
+  for (const [name, { bytesRead, bytesWritten, sharedPasses, sharedMinimum, conflicts }] of Object.entries(counted))
+    console.log(
+      `${name} ${inputs.map(({ type }) => `${type.dtype}[${type.shape}]`).join(' ')}: read ${bytesRead}, written ${bytesWritten}, shared passes ${sharedPasses} of ${sharedMinimum} at least ${JSON.stringify(conflicts)}`,
+    )
+  return counted
+}
+
+const same = { strides: [1, 1], dilations: [1, 1], padding: [1, 1, 1, 1] } as const
+
+describe('depthwise 3x3', () => {
+  it('reads x with its halo once, writes y once, and has no bank conflicts', () => {
+    const [x, filter] = [tensor(1, 32, 32, 64), tensor(3, 3, 64, 1)]
+    const { depthwiseConv2d: moved } = count('depthwiseConv2d', [x, filter], same)
+    expect(moved!.bytesWritten).toBe(bytes(x))
+    // Tiles of 8 x 16 outputs read 10 x 18 inputs at most; the taps come from the caches.
+    const blocks = 4 * 2 * 2
+    expect(moved!.bytesRead).toBeLessThanOrEqual(blocks * (10 * 18 * 32 + 128 * 9 * 4) * 4)
+    expect(moved!.sharedPasses).toBe(moved!.sharedMinimum)
+  })
+  it('filter gradient: x three times through the caches, dy once', () => {
+    const [x, dy] = [tensor(1, 20, 20, 32), tensor(1, 20, 20, 32)]
+    const counted = count('depthwiseConv2dFilterGradient', [x, dy], { ...same, kernelSize: [3, 3], inputActivation: 'none' })
+    const moved = counted.depthwiseConv2dFilterGradient!
+    expect(moved.bytesRead).toBeLessThanOrEqual(3 * bytes(x) + bytes(dy))
+    expect(moved.sharedPasses).toBe(moved.sharedMinimum)
+  })
+})
+
+describe('products on tensor cores', () => {
+  it.each(['bfloat16', 'tf32'] as const)('%s: no bank conflicts, forward and backward', (precision) => {
+    const store = precision === 'bfloat16' ? half : (t: Filled) => t
+    const attributes: Attributes = precision === 'tf32' ? { precision } : {}
+    const [x, filter, dy] = [store(tensor(256, 64)), store(tensor(64, 128)), store(tensor(256, 128))]
+    const accounts = [
+      count('pointwiseConv2d', [x, filter], attributes).pointwiseConv2d!,
+      count('pointwiseConv2dInputGradient', [dy, filter], { ...attributes, inputActivation: 'none' }).pointwiseConv2dInputGradient!,
+      count('pointwiseConv2dFilterGradient', [x, dy], { ...attributes, inputActivation: 'none' }).pointwiseConv2dFilterGradient!,
+    ]
+    for (const { conflicts } of accounts) expect(conflicts).toEqual({})
+    expect(accounts[0]!.bytesWritten).toBe(bytes(dy))
+  })
+  it('separable: the depthwise result never reaches device memory', () => {
+    const inputs = [half(tensor(1, 16, 16, 64)), half(tensor(3, 3, 64, 1)), half(tensor(64, 128))]
+    const [y] = inferred('separableConv2d', inputs, same)
+    const counted = count('separableConv2d', inputs, same)
+    expect(Object.keys(counted)).toEqual(['separableConv2d'])
+    expect(counted.separableConv2d!.conflicts).toEqual({})
+    expect(counted.separableConv2d!.bytesWritten).toBe(byteLength(y!))
+  })
+})
