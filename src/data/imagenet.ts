@@ -178,6 +178,7 @@ export const IMAGENET_SYNSETS: readonly string[] = split.map(([synset]) => synse
 /** `tench`, … */
 export const IMAGENET_LABELS: readonly string[] = split.map(([, label]) => label)
 
+/** A class and its score, with its names. */
 export interface DecodedPrediction {
   readonly index: number
   readonly label: string

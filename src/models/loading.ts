@@ -10,6 +10,7 @@ import type { WeightsFile } from '../weights/file.js'
 import { architecture } from './registry.js'
 import { sourceTensors, type WeightsSource } from './source.js'
 
+/** Options of `model.loadWeights`. */
 export interface LoadOptions {
   /**
    * `'new'` keeps the model's own last layer and takes everything else from the file: for another number of classes. Default

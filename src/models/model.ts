@@ -132,7 +132,7 @@ export class Model extends Callable {
     return this.#network
   }
 
-  /** A model with the weights of an open file. */
+  /** @internal A model with the weights of an open file; users call {@link loadModel}. */
   static async from(
     file: WeightsFile,
     source: WeightsSource,

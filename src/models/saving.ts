@@ -10,8 +10,10 @@ import type { Model } from './model.js'
 import { architecture } from './registry.js'
 import { writeMetadata } from './source.js'
 
+/** Formats that `model.saveWeights` writes. */
 export type WeightsFormat = 'safetensors' | 'keras' | 'onnx'
 
+/** Options of `model.saveWeights`. */
 export interface SaveOptions {
   /** Default by the name's extension: `.h5` is Keras 2's layout, `.onnx` ONNX, everything else safetensors. */
   format?: WeightsFormat

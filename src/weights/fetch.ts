@@ -39,6 +39,7 @@ const PUBLISHED: Readonly<Record<string, Source>> = {
   },
 }
 
+/** Options of a download. */
 export interface FetchOptions {
   /** Folder of downloads. Default SEPCONV_CACHE, else ~/.cache/sepconv. */
   cache?: string
