@@ -55,11 +55,12 @@ std::shared_ptr<Run> ProgramWrapper::prepare(const Napi::CallbackInfo& info) con
   return program().prepare(toBindings(info[0], info[1], *device_), toBindings(info[2], info[3], *device_));
 }
 
-// bind(buffer, memory, offset)
+// bind(buffer, memory, offset, consumed?)
 void ProgramWrapper::bind(const Napi::CallbackInfo& info) {
   guarded(info.Env(), [&] {
     program().bind(toSize(info[0], "buffer"),
-                   {MemoryWrapper::of(info[1], *device_).allocation(), toSize(info[2], "offset")});
+                   {MemoryWrapper::of(info[1], *device_).allocation(), toSize(info[2], "offset"),
+                    info[3].IsBoolean() && info[3].As<Napi::Boolean>().Value()});
   });
 }
 

@@ -1,13 +1,15 @@
 // The CPU executor: programs whose calls are kernel objects made once, run in order on an own thread pool with all
 // memory in one shared arena. A run resolves every operand to an address (one load per operand: some 2 us for a
 // training step of Xception) and then does nothing but call kernels.
+#include <sys/mman.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <chrono>
 #include <fstream>
 #include <mutex>
 #include <set>
 #include <thread>
-
 #if defined(__linux__)
 #include <sched.h>
 #endif
@@ -75,6 +77,16 @@ std::unique_ptr<Kernel> makeKernel(const CallDescription& call) {
     if (found == kernels().end()) throw Error("ERR_FORMAT", "the cpu executor has no such kernel");
     return found->second(call);
   });
+}
+
+// Returns the whole pages within a block to the system; they read as zeros from now on.
+void giveBackPages(char* data, size_t bytes) {
+#if defined(MADV_DONTNEED)
+  const uintptr_t page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
+  const uintptr_t begin = (reinterpret_cast<uintptr_t>(data) + page - 1) / page * page;
+  const uintptr_t end = (reinterpret_cast<uintptr_t>(data) + bytes) / page * page;
+  if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
+#endif
 }
 
 class CpuExecutor final : public Executor {
@@ -172,6 +184,7 @@ class CpuProgram final : public LoadedProgram {
       for (int32_t buffer : call.outputBuffers) operands_.push_back(stored(buffer));
     }
     operandPointers_.resize(operands_.size());
+    findLastReads();
     addresses_.resize(description_.buffers.size());
     for (size_t i = 0; i < description_.buffers.size(); ++i) {
       BufferDescription& buffer = description_.buffers[i];
@@ -224,9 +237,24 @@ class CpuProgram final : public LoadedProgram {
       const Arguments arguments{inputs, call.inputBuffers.size(), outputs,
                                 arena ? arena->data() + call.workspaceOffset : nullptr, executor_.pool()};
       inCall(call, [&] { kernels_[i]->run(arguments); });
+      for (const int32_t state : lastReads_[i])
+        if (const Binding& binding = (*run.states)[static_cast<size_t>(state)]; binding.consumed)
+          giveBackPages(binding.address(), description_.buffers[static_cast<size_t>(state)].bytes);
     }
     before(kernels_.size());
     return true;
+  }
+
+  void findLastReads() {
+    lastReads_.resize(kernels_.size());
+    std::set<int32_t> seen;
+    for (size_t i = kernels_.size(); i-- > 0;)
+      for (const int32_t input : description_.calls[i].inputBuffers) {
+        const int32_t buffer = stored(input);
+        if (buffer >= 0 && description_.buffers[static_cast<size_t>(buffer)].place == Place::state &&
+            seen.insert(buffer).second)
+          lastReads_[i].push_back(buffer);
+      }
   }
 
   // The buffer that holds the bytes of a buffer.
@@ -256,7 +284,8 @@ class CpuProgram final : public LoadedProgram {
   std::vector<std::unique_ptr<Kernel>> kernels_;
   std::vector<int32_t> operands_;  // of all calls in order: inputs, then outputs, as buffer indices
   std::vector<void*> operandPointers_;
-  std::vector<char*> addresses_;  // by buffer
+  std::vector<char*> addresses_;                 // by buffer
+  std::vector<std::vector<int32_t>> lastReads_;  // by call: the states that no later call reads
   std::vector<std::shared_ptr<Allocation>> constants_;
 };
 

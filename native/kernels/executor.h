@@ -53,6 +53,9 @@ class Allocation {
 struct Binding {
   std::shared_ptr<Allocation> memory;
   size_t offset = 0;
+  // Of a state that the program's runs read for the last time: its pages may go back to the system after the last call
+  // that reads them, and what it holds is then undefined. Executors without host memory pay no attention.
+  bool consumed = false;
   char* address() const { return memory->data() + offset; }
 };
 

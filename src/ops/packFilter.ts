@@ -35,12 +35,16 @@ export const packFilterDefinition = defineOp({
 })
 
 /** packed[ceil(n / panel), k, panel] -> filter[k, n] */
-export function unpackFilter(packed: HostTensor, n: number): Float64Array {
-  const [, k, panel] = packed.shape as [number, number, number]
-  const filter = new Float64Array(k * n)
-  for (let i = 0; i < k; i++)
-    for (let column = 0; column < n; column++)
-      filter[i * n + column] = packed.data[(Math.floor(column / panel) * k + i) * panel + (column % panel)]!
+export function unpackFilter(packed: HostTensor, n: number): Float32Array {
+  const [panels, k, panel] = packed.shape as [number, number, number]
+  const filter = new Float32Array(k * n)
+  for (let p = 0; p < panels; p++) {
+    const width = Math.min(panel, n - p * panel)
+    for (let i = 0; i < k; i++) {
+      const row = (p * k + i) * panel
+      for (let j = 0; j < width; j++) filter[i * n + p * panel + j] = packed.data[row + j]!
+    }
+  }
   return filter
 }
 

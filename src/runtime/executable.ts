@@ -9,7 +9,7 @@ import { byteLength, formatType, type Shape, sameType, type TensorType } from '.
 import { now, type Variable } from '../graph/variable.js'
 import type { Binding, DeviceMemory, Executor, LoadedProgram, RunOptions } from './executor.js'
 import type { Program } from './program.js'
-import { stateMemory } from './state.js'
+import { disposePacked, keepPacked, restoreState, stateMemory } from './state.js'
 import { Tensor } from './tensor.js'
 
 /** Folded or packed weights, shared by all executables that want the same (batch sizes of one model, say). */
@@ -24,7 +24,13 @@ interface Prepared {
 const PROGRAM_BYTES = 12 << 10
 const CALL_BYTES = 2 << 10
 
+/** Fewest bytes of a variable that are worth giving back to the system. */
+const CONSUMED_BYTES = 64 << 10
+
 const preparedOn = new WeakMap<Executor, Map<string, Prepared>>()
+
+/** How many live executables read a variable's own memory in their main program. */
+const readers = new WeakMap<Variable, number>()
 
 /** A compiled graph on a device; comes from `compiled.executable(…)`. */
 export class Executable {
@@ -35,6 +41,8 @@ export class Executable {
   readonly #prepared: Prepared[] = []
   readonly #preparedKeys: string[] = []
   readonly #updated: readonly Variable[]
+  /** Variables that the prepare program packs as they are: its state buffer, and where the packed form goes. */
+  readonly #packed: readonly { readonly buffer: number; readonly variable: Variable; readonly memory: DeviceMemory }[]
   #disposed = false
 
   constructor(
@@ -63,6 +71,8 @@ export class Executable {
       this.#prepared.push(entry)
       this.#preparedKeys.push(name!)
     })
+    this.#packed = this.#packings()
+    for (const variable of main.variables.values()) readers.set(variable, (readers.get(variable) ?? 0) + 1)
     buffers.forEach((buffer, i) => {
       if (buffer.place === 'prepared' && buffer.view === undefined)
         this.#main.bind(i, { memory: store.get(buffer.name!)!.memory, offset: 0 })
@@ -99,6 +109,7 @@ export class Executable {
     options.signal?.throwIfAborted()
     const bindings = this.#check(inputs)
     this.#refresh((program, outputs) => void program.run([], outputs))
+    restoreState(this.compiled.main.variables.values())
     const outputs = this.#allocate()
     // All are queued at once: they complete in order, and an abort is obeyed by each of them.
     const done = this.#parts(bindings, outputs).map(([from, to]) => this.#main.run(from, to, options))
@@ -116,6 +127,7 @@ export class Executable {
   runSync(inputs: readonly Tensor[]): Tensor[] {
     const bindings = this.#check(inputs)
     this.#refresh((program, outputs) => program.runSync([], outputs))
+    restoreState(this.compiled.main.variables.values())
     const outputs = this.#allocate()
     for (const [from, to] of this.#parts(bindings, outputs)) this.#main.runSync(from, to)
     this.#written()
@@ -126,6 +138,7 @@ export class Executable {
   profile(inputs: readonly Tensor[]): Float64Array {
     const bindings = this.#check(inputs)
     this.#refresh((program, outputs) => program.runSync([], outputs))
+    restoreState(this.compiled.main.variables.values())
     const outputs = this.#allocate()
     const times = this.#parts(bindings, outputs)
       .map(([from, to]) => this.#main.profile(from, to))
@@ -141,10 +154,11 @@ export class Executable {
     this.#disposed = true
     this.#main.dispose()
     this.#prepare?.dispose()
+    for (const variable of this.compiled.main.variables.values()) readers.set(variable, readers.get(variable)! - 1)
     const store = this.#store()
     this.#prepared.forEach((entry, i) => {
       if (--entry.users > 0) return
-      entry.memory.dispose()
+      disposePacked(entry.memory)
       store.delete(this.#preparedKeys[i]!)
     })
   }
@@ -169,11 +183,35 @@ export class Executable {
     let changed = oldest < 0
     for (const variable of prepare.variables.values()) if (variable.version > oldest) changed = true
     if (!changed) return
+    restoreState(prepare.variables.values())
+    const consumed = this.executor.consumes ? this.#packed.filter(({ variable }) => !readers.get(variable)) : []
+    for (const { buffer, variable } of this.#packed)
+      this.#prepare.bind(buffer, {
+        memory: stateMemory(variable, this.executor),
+        offset: 0,
+        consumed: consumed.some((packing) => packing.buffer === buffer),
+      })
     run(
       this.#prepare,
       this.#prepared.map(({ memory }) => ({ memory, offset: 0 })),
     )
     for (const entry of this.#prepared) entry.at = now()
+    for (const { variable, memory } of consumed) keepPacked(variable, memory)
+  }
+
+  /** The calls of the prepare program that pack a variable as it is, at most through a reshape. */
+  #packings() {
+    const { prepare } = this.compiled
+    if (!prepare) return []
+    const { buffers, calls, outputs } = prepare.program
+    const stored = (index: number) => buffers[index]!.view ?? index
+    return calls.flatMap(({ kernel, inputs, outputs: [target] }) => {
+      const buffer = kernel === 'packFilter' ? stored(inputs[0]!) : -1
+      const variable = prepare.variables.get(buffer)
+      const at = outputs.findIndex((index) => stored(index) === stored(target!))
+      if (!variable || at < 0 || buffers[target!]!.dtype !== variable.type.dtype || buffers[buffer]!.bytes < CONSUMED_BYTES) return []
+      return [{ buffer, variable, memory: this.#prepared[at]!.memory }]
+    })
   }
 
   /** Inputs and outputs of each repetition. */

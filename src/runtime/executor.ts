@@ -20,6 +20,11 @@ export interface Binding {
   readonly memory: DeviceMemory
   /** Bytes from the start of the block. */
   readonly offset: number
+  /**
+   * Of a state: runs may give its pages back to the system once their last call that reads it is done; its content is then
+   * undefined. Only where the executor says `consumes`.
+   */
+  readonly consumed?: boolean
 }
 
 /** Options of one run. */
@@ -49,6 +54,8 @@ export interface Executor {
   readonly name: string
   /** What passes and planner may know of it. */
   readonly target: Target
+  /** Whether it obeys `consumed` (the host's memory, where pages can be given back). */
+  readonly consumes?: boolean
   /** Uninitialised memory; throws ERR_MEMORY with what was asked for and what is free. */
   allocate(bytes: number): DeviceMemory
   /** Copies bytes into device memory; ordered after earlier runs and before later ones. */

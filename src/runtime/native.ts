@@ -16,7 +16,7 @@ export interface NativeMemory {
 
 /** A loaded program. Memories and offsets come as parallel arrays in the order of `Program.inputs` and `Program.outputs`. */
 export interface NativeProgram {
-  bind(buffer: number, memory: NativeMemory, offset: number): void
+  bind(buffer: number, memory: NativeMemory, offset: number, consumed?: boolean): void
   /** Resolves to `true`, or to `false` when `abort(ticket)` was obeyed. */
   run(
     inputs: readonly NativeMemory[],

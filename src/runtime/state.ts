@@ -1,8 +1,13 @@
-/** The device memory behind variables: allocated and initialised on first use, shared by every executable on the device. */
+/**
+ * The device memory behind variables: allocated and initialised on first use, shared by every executable on the device. Weights
+ * that programs read in packed form only are kept in that form alone (`keepPacked`): packing moves values and changes none, so the
+ * variable's own content comes back from it whenever somebody asks. An inference program of Xception so keeps 91 MB, not 182.
+ */
 
 import { SepconvError } from '../errors.js'
 import { byteLength, elements, formatType, type TypedArray, typedArray } from '../graph/types.js'
 import type { Variable } from '../graph/variable.js'
+import { unpackFilter } from '../ops/packFilter.js'
 import type { DeviceMemory, Executor } from './executor.js'
 
 const memoryOf = (variable: Variable): DeviceMemory | undefined => variable.storage as DeviceMemory | undefined
@@ -36,6 +41,7 @@ export function initialContent(variable: Variable): TypedArray {
 
 /** Sets a variable's content. `data` must have its element count; the device is the one it is on, or `executor`. */
 export function writeState(variable: Variable, data: TypedArray, executor: Executor): void {
+  forgetPacked(variable)
   if (data.length !== elements(variable.type.shape))
     throw new SepconvError('ERR_SHAPE', `'${variable.name}' is ${formatType(variable.type)}, got ${data.length} elements`, {
       subject: variable.name,
@@ -52,6 +58,8 @@ export function writeState(variable: Variable, data: TypedArray, executor: Execu
 export async function readState(variable: Variable): Promise<TypedArray> {
   const memory = memoryOf(variable)
   if (!memory) return initialContent(variable)
+  const packed = packedOf.get(variable)
+  if (packed) return unpacked(variable, packed)
   const bytes = new Uint8Array(byteLength(variable.type))
   await memory.executor.read(memory, 0, bytes)
   return typedArray(variable.type.dtype, bytes.buffer, 0, elements(variable.type.shape))
@@ -59,6 +67,7 @@ export async function readState(variable: Variable): Promise<TypedArray> {
 
 /** Gives the memory back; the next use starts from the initial content again. */
 export function releaseState(variable: Variable): void {
+  forgetPacked(variable)
   memoryOf(variable)?.dispose()
   variable.storage = undefined
 }
@@ -69,4 +78,51 @@ function place(variable: Variable, executor: Executor, data: TypedArray): Device
   variable.storage = memory
   variable.touch()
   return memory
+}
+
+/** Where the content of variables is that lost their own pages. */
+const packedOf = new Map<Variable, DeviceMemory>()
+/** Packed memory that nobody but `packedOf` keeps. */
+const orphans = new Set<DeviceMemory>()
+
+/** Notes that the variable's own pages are given back, and that `packed` (by packFilter) holds what they held. */
+export function keepPacked(variable: Variable, packed: DeviceMemory): void {
+  packedOf.set(variable, packed)
+}
+
+/** Puts the content back into the variables' own memory, for programs that read it. */
+export function restoreState(variables: Iterable<Variable>): void {
+  if (packedOf.size === 0) return
+  for (const variable of variables) {
+    const packed = packedOf.get(variable)
+    if (!packed) continue
+    const content = unpacked(variable, packed)
+    const memory = memoryOf(variable)!
+    memory.executor.write(memory, 0, new Uint8Array(content.buffer))
+    forgetPacked(variable)
+  }
+}
+
+/** Disposes packed weights, unless they are all that is left of a variable: then with it. */
+export function disposePacked(memory: DeviceMemory): void {
+  if (Array.from(packedOf.values()).includes(memory)) orphans.add(memory)
+  else memory.dispose()
+}
+
+function forgetPacked(variable: Variable): void {
+  const packed = packedOf.get(variable)
+  if (!packed) return
+  packedOf.delete(variable)
+  if (orphans.delete(packed)) packed.dispose()
+}
+
+/** [..., n] out of panels [ceil(n / panel), k, panel]. */
+function unpacked(variable: Variable, packed: DeviceMemory): Float32Array {
+  const { shape } = variable.type
+  const n = shape.at(-1)!
+  const k = elements(shape) / n
+  const { panel } = packed.executor.target
+  const data = new Float32Array(Math.ceil(n / panel) * k * panel)
+  packed.executor.readSync(packed, 0, new Uint8Array(data.buffer))
+  return unpackFilter({ shape: [Math.ceil(n / panel), k, panel], data }, n)
 }

@@ -1,7 +1,9 @@
 /**
  * What follows a convolution becomes its epilogue, applied while the result is still in registers:
- *   scaleShift(conv(x, w), s, t)  → conv(x, w·s) + t        where s and w do not change between runs (folded batch norm)
- *                                 → conv(x, w; scale s, shift t)                        otherwise
+ *   scaleShift(conv(x, w), s, t)  → conv(x, w; scale s, shift t)
+ *                                 → depthwise(x, w·s; shift t)   where s and w do not change between runs (folded batch norm)
+ * Only depthwise filters are folded: there the fused separable kernel has a shift but no scale. Elsewhere the scale is one
+ * multiply-add on sums that are in registers, and filters that stay as they are need no second copy (runtime/state.ts).
  *   relu|elu(conv(…))             → conv(…; activation)
  *   add(conv(…), r)               → conv(…; residual r)      in the order activation(scale·acc + shift + residual)
  *   add(maxPool2d(x), r)          → maxPool2d(x; residual r)
@@ -40,8 +42,8 @@ export function fuseEpilogue(graph: Graph): Graph {
         const filter = inputNamed(host, 'filter')!
         const common = { shift: newShift, residual }
         const activation = { activation: node.attributes.activation ?? 'none' }
-        if (scale && isStatic(scale) && isStatic(filter))
-          return again(host, { ...common, filter: scaleFilter(host, filter, scale) }, activation)
+        if (host.name === 'depthwiseConv2d' && scale && isStatic(scale) && isStatic(filter))
+          return again(host, { ...common, filter: scaleDepthwise(filter, scale) }, activation)
         return again(host, { ...common, scale: product(oldScale, scale) ?? oldScale ?? scale }, activation)
       }
       case 'unary': {
@@ -87,9 +89,8 @@ const product = (a: Value | null, b: Value | null): Value | null => (a && b ? mu
 const sum = (a: Value | null, b: Value | null): Value | null =>
   a && b ? emit(opDefinition('binary'), [a, b], { function: 'add' }) : (a ?? b)
 
-/** filter · scale over output channels; a depthwise filter [kh, kw, c, m] has its output channels on the last two axes. */
-function scaleFilter(host: Node, filter: Value, scale: Value): Value {
-  if (host.name !== 'depthwiseConv2d') return multiply(filter, scale)
+/** filter[kh, kw, c, m] · scale[c * m]: the output channels lie on the last two axes. */
+function scaleDepthwise(filter: Value, scale: Value): Value {
   const [, , c, m] = filter.shape as [number, number, number, number]
   return multiply(filter, emit(opDefinition('reshape'), [scale], { shape: [c, m] }))
 }

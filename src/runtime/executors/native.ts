@@ -82,8 +82,8 @@ class NativeLoadedProgram implements LoadedProgram {
     this.#handle = native(() => executor.handle.load({ ...program, buffers }))
   }
 
-  bind(buffer: number, { memory, offset }: Binding): void {
-    native(() => this.#handle.bind(buffer, handleOf(memory, this.executor), offset))
+  bind(buffer: number, { memory, offset, consumed = false }: Binding): void {
+    native(() => this.#handle.bind(buffer, handleOf(memory, this.executor), offset, consumed))
   }
 
   async run(inputs: readonly Binding[], outputs: readonly Binding[], { signal }: RunOptions = {}): Promise<void> {
@@ -135,11 +135,13 @@ const offsets = (bindings: readonly Binding[]): number[] => bindings.map(({ offs
 export class NativeDeviceExecutor implements Executor {
   readonly name: string
   readonly target: Target
+  readonly consumes: boolean
   readonly handle: NativeExecutor
 
   constructor(name: string, options: NativeOptions = {}) {
     const addon = requireNative()
     this.name = name
+    this.consumes = name === 'cpu'
     this.handle = native(() => addon.openExecutor(name, options))
     const { panel = 0, dtypes = ['float32'], cacheBytes = 0 } = this.handle.info()
     this.target = {
