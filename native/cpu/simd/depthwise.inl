@@ -293,7 +293,7 @@ const TileSet kTiles5[3] = {slidingSet<5, kPlain, false>(), slidingSet<5, kRelu,
 const TileSet kPairedTiles[3] = {pairedSet<kPlain>(), pairedSet<kRelu>(), pairedSet<kAffine>()};
 #endif
 // The affine prologue serves the others too where it hardly counts.
-const TileSet kExpandedTiles[2] = {anySet<kAffine, true>(), eluSet<true>()};
+const TileSet kExpandedTiles[3] = {anySet<kPlain, true>(), anySet<kAffine, true>(), eluSet<true>()};
 const TileSet kExpandedTiles3 = slidingSet<3, kAffine, true>();
 const TileSet kPartialTiles[2][2] = {{partialSet<kAffine, false>(), partialSet<kAffine, true>()},
                                      {partialSet<kElu, false>(), partialSet<kElu, true>()}};
@@ -304,7 +304,7 @@ const TileSet& tilesFor(const DepthwiseWindow& w, Mode mode, ptrdiff_t pixels, p
   if (expand && w.kernelWidth == 3 && w.strideWidth == 1 && w.dilationWidth == 1 && mode != kElu &&
       pixels >= kExpandedTiles3.least)
     return kExpandedTiles3;
-  if (expand) return kExpandedTiles[mode == kElu];
+  if (expand) return kExpandedTiles[mode == kElu ? 2 : mode != kPlain];
   if (w.strideWidth != 1 || w.dilationWidth != 1 || mode == kElu) return kAnyTiles[mode];
 #if SEPCONV_VECTOR_BYTES < 64
   if (w.kernelWidth == 3 && w.pixelDistance % 128 == 0 && channels >= 2 * kWidth && pixels >= kPairedTiles[mode].least)
@@ -446,7 +446,9 @@ template <int M>
 ptrdiff_t sumNeighbours(const float* x, float* y, ptrdiff_t channels) {
   ptrdiff_t c = 0;
   for (; c + kWidth <= channels; c += kWidth) store(y + c, neighbourSums<M>(x + c * M));
-  return c;
+  if (c == 0) return 0;
+  if (c < channels) store(y + channels - kWidth, neighbourSums<M>(x + (channels - kWidth) * M));
+  return channels;
 }
 
 void sumMultiplier(const DepthwiseOperands& o, const float* x, ptrdiff_t xDistance, float* y, ptrdiff_t yDistance,
