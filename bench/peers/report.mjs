@@ -114,11 +114,11 @@ export function markdownReport(report) {
   )
 }
 
-/** The charts of a report by what is added to the file's name: the model's cases, and the layers'. */
-export const charts = (report) => ({
-  ...(report.results.some(({ task }) => task !== 'layer') && { '': chart(report) }),
-  ...(report.results.some(({ task }) => task === 'layer') && { '-layers': layerChart(report) }),
-})
+/** The charts of a report by what is added to the file's name: the model's cases, and the layers' (nothing where there is no other). */
+export function charts(report) {
+  const [model, layers] = [report.results.some(({ task }) => task !== 'layer'), report.results.some(({ task }) => task === 'layer')]
+  return { ...(model && { '': chart(report) }), ...(layers && { [model ? '-layers' : '']: layerChart(report) }) }
+}
 
 /** Times of the separable layers, a group per layer and number of threads; at the top the network's 34 together. */
 export function layerChart(report) {
@@ -160,11 +160,12 @@ export function joined(earlier, later) {
   for (const name of Object.keys(later.versions))
     if (name in earlier.versions) same(`${name}`, earlier.versions[name], later.versions[name])
   const place = ({ task, layer, batch, threads, peer }) => [task, layer, batch, threads, peer].join()
-  const fresh = new Set(later.results.map(place))
+  const fresh = new Map(later.results.map((row) => [place(row), row]))
+  const before = new Set(earlier.results.map(place))
   return {
     ...later,
     versions: { ...earlier.versions, ...later.versions },
-    results: [...earlier.results.filter((row) => !fresh.has(place(row))), ...later.results],
+    results: [...earlier.results.map((row) => fresh.get(place(row)) ?? row), ...later.results.filter((row) => !before.has(place(row)))],
   }
 }
 

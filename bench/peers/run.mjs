@@ -37,7 +37,7 @@ const program = new Command('npm run bench:peers --')
   .option('--out <file>', 'the JSON (default: bench/results/peers-<cpu>-<date>.json)')
   .option('--append', 'add to the results in that file, of the same machine, versions, settings and commit: a long comparison in parts')
   .option('--json', 'print the JSON on stdout too, instead of the tables')
-  .option('--draw <file>', "measure nothing: print a result's tables as Markdown and write its charts beside it, as .svg and -layers.svg")
+  .option('--draw <file>', "measure nothing: print a result's tables as Markdown and write its charts beside it, as .svg (and -layers.svg)")
   .addHelpText(
     'after',
     '\nExamples:\n  $ npm run bench:peers\n  $ npm run bench:peers -- --only sepconv,onnxruntime-node,pytorch --tasks inference --batch 1\n  $ npm run bench:peers -- --draw bench/results/peers-amd-epyc-2026-11-24.json',

@@ -276,9 +276,9 @@ describe('separable layers', () => {
     const [table] = tables(layers)
     expect(table.title).toBe('Separable layers, batch 1, 2 threads')
     expect(table.rows.at(-1)).toEqual(["the network's 34", '68.0 ms', '102 ms (1.50×)'])
-    expect(Object.keys(charts(layers))).toEqual(['-layers'])
+    expect(Object.keys(charts(layers))).toEqual([''])
     expect(Object.keys(charts({ ...report, results: [...report.results, ...layers.results] }))).toEqual(['', '-layers'])
-    const svg = await charts(layers)['-layers']
+    const svg = await charts(layers)['']
     for (const text of ["the network's 34, batch 1, 2 threads", '728 → 728 @ 19², batch 1, 2 threads']) expect(svg).toContain(text)
   })
   test('a run in parts is one report, unless the parts do not belong together', () => {
