@@ -18,6 +18,7 @@ import { sgd } from '../train/optimizer.js'
 import { useThreads } from './kernels.js'
 import { type Origin, origin, round } from './machine.js'
 import { checkPrecision, type Precision } from './precision.js'
+import { peakResidentBytes, resetPeakResident } from './resident.js'
 import { type SamplingOptions, sampleRounds } from './sampling.js'
 
 export type Task = 'inference' | 'train'
@@ -35,6 +36,8 @@ export interface ModelResult {
   readonly least: number
   readonly imagesPerSecond: number
   readonly peakBytes: number
+  /** Of the whole process while this case was set up and ran, Node and whatever earlier cases left behind included; `null` where the system does not say. */
+  readonly peakResidentBytes: number | null
   readonly samples: number
 }
 
@@ -93,6 +96,7 @@ async function measure(
   options: ModelBenchOptions,
 ): Promise<ModelResult[]> {
   const before = executor.memory().allocated
+  const hasPeak = resetPeakResident()
   using model = await createModel(name, { ...options.options, device: executor.name })
   const { executable, dispose } = task === 'inference' ? inference(model, batch) : training(model, batch, options.memoryLimit)
   const inputs = executable.inputs.map(({ name: input, type }) => fill(executor, input, type, model.network.classes))
@@ -113,11 +117,19 @@ async function measure(
       threads.map((count) => ({ name: String(count), run: run(count) })),
       { rounds: options.rounds ?? 3, seconds: options.seconds ?? 0.5 },
     )
+    const resident = hasPeak ? peakResidentBytes() : null
     return threads.map((count) => {
       const { ms, least, samples } = timings.get(String(count))!
       return {
         ...{ task, model: name, device: executor.name, precision, batch, threads: count },
-        ...{ ms: round(ms), least: round(least), imagesPerSecond: round((batch * 1000) / ms), peakBytes, samples },
+        ...{
+          ms: round(ms),
+          least: round(least),
+          imagesPerSecond: round((batch * 1000) / ms),
+          peakBytes,
+          peakResidentBytes: resident,
+          samples,
+        },
       }
     })
   } finally {

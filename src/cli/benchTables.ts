@@ -69,9 +69,13 @@ export function modelTable({ results }: ModelReport): string {
   const rows = results.map((row) => [
     ...[row.model, row.task, row.device, row.precision, String(row.batch), String(row.threads), milliseconds(row.ms)],
     ...[milliseconds(row.least), row.imagesPerSecond.toFixed(1), formatBytes(row.peakBytes)],
+    row.peakResidentBytes === null ? '' : formatBytes(row.peakResidentBytes),
   ])
   return formatTable(
-    [...left('model', 'task', 'device', 'precision'), ...right('batch', 'threads', 'time', 'fastest', 'pictures/s', 'peak memory')],
+    [
+      ...left('model', 'task', 'device', 'precision'),
+      ...right('batch', 'threads', 'time', 'fastest', 'pictures/s', 'peak memory', 'peak resident'),
+    ],
     rows,
   )
 }

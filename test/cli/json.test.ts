@@ -142,11 +142,25 @@ describe('bench', () => {
     const report = (await json('bench', 'model', ...options)) as { results: Record<string, number | string>[] }
     expect(keys(report)).toEqual([...ORIGIN, 'results'])
     expect(report.results.map(({ task, batch }) => `${task} ${batch}`)).toEqual(['inference 1', 'inference 2', 'train 1', 'train 2'])
-    const names = ['task', 'model', 'device', 'precision', 'batch', 'threads', 'ms', 'least', 'imagesPerSecond', 'peakBytes', 'samples']
+    const names = [
+      'task',
+      'model',
+      'device',
+      'precision',
+      'batch',
+      'threads',
+      'ms',
+      'least',
+      'imagesPerSecond',
+      'peakBytes',
+      'peakResidentBytes',
+      'samples',
+    ]
     for (const row of report.results) {
       expect(keys(row)).toEqual(names)
       expect((row.imagesPerSecond as number) * (row.ms as number)).toBeCloseTo((row.batch as number) * 1000, -1)
       expect(row.peakBytes).toBeGreaterThan(1000)
+      if (process.platform === 'linux') expect(row.peakResidentBytes).toBeGreaterThan(row.peakBytes as number)
     }
     documented(names)
     expect(await readFile(join(folder, 'model.svg'), 'utf8')).toContain('xception train')
