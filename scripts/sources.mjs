@@ -3,8 +3,9 @@
 //   node scripts/sources.mjs common|cuda|...        files of that group, one per line (binding.gyp)
 //   node scripts/sources.mjs isa NAME               the file of one instruction set;  flags NAME: its compiler flags
 //   node scripts/sources.mjs version|napi|nvcc|cudart|cuda-include|gencode
-// SEPCONV_CUDA=0 hides nvcc; SEPCONV_CUDA_ARCHITECTURES (as CMAKE_CUDA_ARCHITECTURES) overrides the default: the GPU that is in the
-// machine, else sm_80, its PTX (for everything newer), and sm_90a.
+// SEPCONV_ARCH names the processor to compile for where it is not this one (scripts/check-neon.mjs). SEPCONV_CUDA=0 hides nvcc;
+// SEPCONV_CUDA_ARCHITECTURES (as CMAKE_CUDA_ARCHITECTURES) overrides the default: the GPU that is in the machine, else sm_80, its PTX
+// (for everything newer), and sm_90a.
 
 import { execFileSync, spawnSync } from 'node:child_process'
 import { existsSync, readdirSync, readFileSync, realpathSync } from 'node:fs'
@@ -14,6 +15,7 @@ import { fileURLToPath } from 'node:url'
 
 const root = path.dirname(path.dirname(fileURLToPath(import.meta.url)))
 const list = JSON.parse(readFileSync(path.join(root, 'native/sources.json'), 'utf8'))
+const arch = process.env.SEPCONV_ARCH || process.arch
 
 /** Files that the patterns of a group name, relative to the root; `*` stands for a file's stem only. */
 function files(group) {
@@ -33,10 +35,9 @@ const folders = () =>
     existsSync(path.join(root, folder)),
   )
 // `wide` serves tests only, and GCC takes a minute for 64-byte vectors in AVX2 code: it is built where SEPCONV_WIDE=1 asks for it.
-const isas = () =>
-  Object.keys(list.isa[process.arch] ?? { scalar: [] }).filter((name) => name !== 'wide' || process.env.SEPCONV_WIDE === '1')
+const isas = () => Object.keys(list.isa[arch] ?? { scalar: [] }).filter((name) => name !== 'wide' || process.env.SEPCONV_WIDE === '1')
 const isaFile = (name) => `native/cpu/simd/${name}.cc`
-const isaFlags = (name) => [...list.isaFlags, ...(list.isa[process.arch]?.[name] ?? [])]
+const isaFlags = (name) => [...list.isaFlags, ...(list.isa[arch]?.[name] ?? [])]
 const version = () => JSON.parse(readFileSync(path.join(root, 'package.json'), 'utf8')).version
 const napi = () => path.dirname(createRequire(path.join(root, 'package.json')).resolve('node-addon-api/napi.h'))
 
@@ -58,7 +59,7 @@ const nvcc = () => (toolkit() ? path.join(toolkit(), 'bin/nvcc') : '')
 
 function inToolkit(folder, file) {
   const home = toolkit()
-  const target = process.arch === 'arm64' ? 'sbsa-linux' : 'x86_64-linux'
+  const target = arch === 'arm64' ? 'sbsa-linux' : 'x86_64-linux'
   const found = [`${folder}64`, folder, `targets/${target}/${folder}`]
     .map((name) => path.join(home, name))
     .find((name) => existsSync(path.join(name, file)))

@@ -114,6 +114,61 @@ export function markdownReport(report) {
   )
 }
 
+/** The charts of a report by what is added to the file's name: the model's cases, and the layers' (nothing where there is no other). */
+export function charts(report) {
+  const [model, layers] = [report.results.some(({ task }) => task !== 'layer'), report.results.some(({ task }) => task === 'layer')]
+  return { ...(model && { '': chart(report) }), ...(layers && { [model ? '-layers' : '']: layerChart(report) }) }
+}
+
+/** Times of the separable layers, a group per layer and number of threads; at the top the network's 34 together. */
+export function layerChart(report) {
+  const rows = report.results.filter(({ task }) => task === 'layer')
+  const peers = unique(rows.map(({ peer }) => peer))
+  const groups = unique(rows.map(keyOf)).flatMap((key) => {
+    const own = rows.filter((row) => keyOf(row) === key)
+    const find = (layer, peer) => own.find((row) => row.layer === layer && row.peer === peer)
+    const group = (title, value) => ({
+      label: `${title}, ${caseTitle(own[0])}`,
+      values: Object.fromEntries(peers.map((peer) => [peer, value(peer)])),
+    })
+    const sum = group("the network's 34", (peer) => networkSum((layer) => find(layer, peer)))
+    const layers = unique(own.map(({ layer }) => layer)).map((layer) => group(layerTitle(layer), (peer) => find(layer, peer)?.ms))
+    return [...(Object.values(sum.values).some((ms) => ms !== undefined) ? [sum] : []), ...layers]
+  })
+  return barChart({
+    title: 'Separable layers of Xception on the CPU',
+    subtitle: `float32, ${machineTitle(report, [])}; median over interleaved rounds, lower is better`,
+    axis: 'milliseconds (logarithmic)',
+    series: peers,
+    groups,
+    scale: 'log',
+  })
+}
+
+/**
+ * One report of two runs: of what both measured, the later counts. @throws when machine, versions, settings or commit differ, since
+ * such figures do not belong into one table.
+ */
+export function joined(earlier, later) {
+  const same = (name, a, b) => {
+    if (JSON.stringify(a) !== JSON.stringify(b))
+      throw new Error(`the earlier results come from another ${name}: ${JSON.stringify(a)}, now ${JSON.stringify(b)}`)
+  }
+  same('machine', earlier.machine, later.machine)
+  same('commit', earlier.commit, later.commit)
+  same('setting', earlier.settings, later.settings)
+  for (const name of Object.keys(later.versions))
+    if (name in earlier.versions) same(`${name}`, earlier.versions[name], later.versions[name])
+  const place = ({ task, layer, batch, threads, peer }) => [task, layer, batch, threads, peer].join()
+  const fresh = new Map(later.results.map((row) => [place(row), row]))
+  const before = new Set(earlier.results.map(place))
+  return {
+    ...later,
+    versions: { ...earlier.versions, ...later.versions },
+    results: [...earlier.results.map((row) => fresh.get(place(row)) ?? row), ...later.results.filter((row) => !before.has(place(row)))],
+  }
+}
+
 /** Pictures per second of the model, a group per case. */
 export function chart(report) {
   const rows = report.results.filter(({ task, status }) => task !== 'layer' && status === 'measured')

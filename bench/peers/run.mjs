@@ -1,6 +1,7 @@
 // npm run bench:peers: Xception with the same weights in sepconv and in other libraries, interleaved in one run, outputs compared first.
 //   npm run bench:peers -- --help
 
+import { existsSync } from 'node:fs'
 import { mkdir, readFile } from 'node:fs/promises'
 import path from 'node:path'
 import { Command } from 'commander'
@@ -13,7 +14,7 @@ import { writeAtomic } from '../../dist/files.js'
 import { devices } from '../../dist/index.js'
 import { measureCase, Networks } from './measure.mjs'
 import { folder, install, PEERS } from './peers.mjs'
-import { chart, markdownReport, provenance, textReport } from './report.mjs'
+import { charts, joined, markdownReport, provenance, textReport } from './report.mjs'
 
 const TASKS = ['inference', 'train', 'layers']
 
@@ -34,8 +35,9 @@ const program = new Command('npm run bench:peers --')
   .option('--seconds <s>', 'per peer and turn', positive, 0.4)
   .option('--patience <s>', 'seconds that a peer may take for an answer before it counts as failed', positive, 300)
   .option('--out <file>', 'the JSON (default: bench/results/peers-<cpu>-<date>.json)')
+  .option('--append', 'add to the results in that file, of the same machine, versions, settings and commit: a long comparison in parts')
   .option('--json', 'print the JSON on stdout too, instead of the tables')
-  .option('--draw <file>', "measure nothing: print a result's tables as Markdown and write its chart beside it, as .svg")
+  .option('--draw <file>', "measure nothing: print a result's tables as Markdown and write its charts beside it, as .svg (and -layers.svg)")
   .addHelpText(
     'after',
     '\nExamples:\n  $ npm run bench:peers\n  $ npm run bench:peers -- --only sepconv,onnxruntime-node,pytorch --tasks inference --batch 1\n  $ npm run bench:peers -- --draw bench/results/peers-amd-epyc-2026-11-24.json',
@@ -68,6 +70,11 @@ async function bench() {
   const cases = casesOf(options)
   const { only: peers, rounds, seconds, size, width, patience } = options
   const isa = devices().find(({ name }) => name === 'cpu')?.isa ?? null
+  const from = origin(isa)
+  const file = options.out ?? path.join(folder, '../results', `peers-${slug(from.machine.cpu)}-${from.date.slice(0, 10)}.json`)
+  // What does not fit is refused before an hour of measuring.
+  const earlier = options.append && existsSync(file) ? await read(file) : undefined
+  if (earlier) joined(earlier, { ...from, settings: { size, width, rounds, seconds }, results: [] })
   networks = new Networks({
     model: { inputSize: size, width },
     batch: Math.max(...cases.map(({ batch }) => batch)),
@@ -97,9 +104,8 @@ async function bench() {
     progress.finish()
     await networks.dispose()
   }
-  const from = origin(isa)
-  const report = { ...from, versions: { ...from.versions, ...versions }, settings: { size, width, rounds, seconds }, results }
-  const file = options.out ?? path.join(folder, '../results', `peers-${slug(from.machine.cpu)}-${from.date.slice(0, 10)}.json`)
+  const measured = { ...from, versions: { ...from.versions, ...versions }, settings: { size, width, rounds, seconds }, results }
+  const report = earlier ? joined(earlier, measured) : measured
   await mkdir(path.dirname(file), { recursive: true })
   await writeAtomic(file, `${JSON.stringify(report, null, 2)}\n`)
   if (options.json) writeJson(report)
@@ -109,7 +115,11 @@ async function bench() {
 }
 
 function casesOf({ tasks, batch, threads, layers }) {
-  const names = layers?.map((name) => parseLayer(name).name) ?? XCEPTION_LAYERS.map(({ name }) => name)
+  const names = (layers?.map(parseLayer) ?? XCEPTION_LAYERS).map(({ name, kernel, stride, dilation, multiplier }) => {
+    if (kernel !== 3 || stride * dilation * multiplier !== 1)
+      throw new Error(`--layers: '${name}' is not 3 × 3 with stride, dilation and multiplier 1, which is all that the peers are taught`)
+    return name
+  })
   const cross = (batches, counts, rest) => batches.flatMap((size) => counts.map((count) => ({ ...rest, batch: size, threads: count })))
   return [
     ...(tasks.includes('inference') ? cross(batch ?? [1, 8], threads ?? [1, 2], { task: 'inference' }) : []),
@@ -118,13 +128,20 @@ function casesOf({ tasks, batch, threads, layers }) {
   ]
 }
 
-async function draw(file) {
+async function read(file) {
   const report = JSON.parse(await readFile(file, 'utf8'))
   if (!Array.isArray(report.results) || !report.results.every(({ peer }) => peer)) throw new Error(`${file} is no result of bench:peers`)
+  return report
+}
+
+async function draw(file) {
+  const report = await read(file)
   writeText(markdownReport(report))
-  const svg = file.replace(/(\.json)?$/, '.svg')
-  await writeSvg(svg, await chart(report))
-  say(`chart: ${svg}`)
+  for (const [suffix, svg] of Object.entries(charts(report))) {
+    const target = file.replace(/(\.json)?$/, `${suffix}.svg`)
+    await writeSvg(target, await svg)
+    say(`chart: ${target}`)
+  }
 }
 
 /** `AMD EPYC 9654 96-Core Processor` → `amd-epyc-9654-96-core-processor`. */

@@ -4,7 +4,6 @@
  * (with optimizer slots in training), prepared weights, arena, inputs and outputs.
  */
 
-import { SepconvError } from '../errors.js'
 import type { Value } from '../graph/graph.js'
 import { byteLength, elements, type TensorType } from '../graph/types.js'
 import { createModel, type Model } from '../models/index.js'
@@ -18,6 +17,8 @@ import { type Tensor, upload } from '../runtime/tensor.js'
 import { sgd } from '../train/optimizer.js'
 import { useThreads } from './kernels.js'
 import { type Origin, origin, round } from './machine.js'
+import { checkPrecision, type Precision } from './precision.js'
+import { peakResidentBytes, resetPeakResident } from './resident.js'
 import { type SamplingOptions, sampleRounds } from './sampling.js'
 
 export type Task = 'inference' | 'train'
@@ -26,13 +27,17 @@ export interface ModelResult {
   readonly task: Task
   readonly model: string
   readonly device: string
-  readonly precision: 'float32'
+  readonly precision: Precision
   readonly batch: number
   readonly threads: number
   /** Median of one run. */
   readonly ms: number
+  /** Of the fastest run. */
+  readonly least: number
   readonly imagesPerSecond: number
   readonly peakBytes: number
+  /** Of the whole process while this case was set up and ran, Node and whatever earlier cases left behind included; `null` where the system does not say. */
+  readonly peakResidentBytes: number | null
   readonly samples: number
 }
 
@@ -52,42 +57,46 @@ export interface ModelBenchOptions extends SamplingOptions {
   readonly batches?: readonly number[]
   /** Default: the device's own number. */
   readonly threads?: readonly number[]
+  /** Default `['float32']`. */
   readonly precisions?: readonly string[]
   readonly memoryLimit?: number
   readonly onProgress?: (progress: { readonly done: number; readonly total: number; readonly label: string }) => void
 }
 
-/** @throws ERR_ARGUMENT for unknown models and for precisions other than float32. */
+/** @throws ERR_ARGUMENT for unknown models, precisions that the device has not got and thread counts out of range, before anything is measured. */
 export async function benchModel(options: ModelBenchOptions = {}): Promise<ModelReport> {
   const { models = ['xception'], tasks = ['inference', 'train'], batches = [1, 8], precisions = ['float32'] } = options
-  for (const precision of precisions)
-    if (precision !== 'float32')
-      throw new SepconvError('ERR_ARGUMENT', `precision '${precision}' is not available`, {
-        subject: 'precision',
-        expected: ['float32'],
-        given: precision,
-      })
   const executor = openDevice(options.device)
-  const { isa, threads } = useThreads(executor, options.threads?.[0])
+  const stored = precisions.map((precision) => checkPrecision(executor, precision))
+  const { isa, threads } = useThreads(executor, undefined)
+  for (const count of options.threads ?? []) useThreads(executor, count)
   const results: ModelResult[] = []
-  const cases = models.flatMap((model) => tasks.flatMap((task) => batches.map((batch) => ({ model, task, batch }))))
-  for (const [done, { model, task, batch }] of cases.entries()) {
-    options.onProgress?.({ done, total: cases.length, label: `${model} ${task}, batch ${batch}` })
-    results.push(...(await measure(executor, model, task, batch, options.threads ?? [threads], options)))
+  const cases = models.flatMap((model) =>
+    tasks.flatMap((task) => stored.flatMap((precision) => batches.map((batch) => ({ model, task, precision, batch })))),
+  )
+  for (const [done, each] of cases.entries()) {
+    options.onProgress?.({ done, total: cases.length, label: `${each.model} ${each.task}, batch ${each.batch}` })
+    results.push(...(await measure(executor, each, options.threads ?? [threads], options)))
   }
   options.onProgress?.({ done: cases.length, total: cases.length, label: '' })
   return { ...origin(isa), results }
 }
 
+interface Case {
+  readonly model: string
+  readonly task: Task
+  readonly precision: Precision
+  readonly batch: number
+}
+
 async function measure(
   executor: Executor,
-  name: string,
-  task: Task,
-  batch: number,
+  { model: name, task, precision, batch }: Case,
   threads: readonly number[],
   options: ModelBenchOptions,
 ): Promise<ModelResult[]> {
   const before = executor.memory().allocated
+  const hasPeak = resetPeakResident()
   using model = await createModel(name, { ...options.options, device: executor.name })
   const { executable, dispose } = task === 'inference' ? inference(model, batch) : training(model, batch, options.memoryLimit)
   const inputs = executable.inputs.map(({ name: input, type }) => fill(executor, input, type, model.network.classes))
@@ -108,11 +117,19 @@ async function measure(
       threads.map((count) => ({ name: String(count), run: run(count) })),
       { rounds: options.rounds ?? 3, seconds: options.seconds ?? 0.5 },
     )
+    const resident = hasPeak ? peakResidentBytes() : null
     return threads.map((count) => {
-      const { ms, samples } = timings.get(String(count))!
+      const { ms, least, samples } = timings.get(String(count))!
       return {
-        ...{ task, model: name, device: executor.name, precision: 'float32', batch, threads: count },
-        ...{ ms: round(ms), imagesPerSecond: round((batch * 1000) / ms), peakBytes, samples },
+        ...{ task, model: name, device: executor.name, precision, batch, threads: count },
+        ...{
+          ms: round(ms),
+          least: round(least),
+          imagesPerSecond: round((batch * 1000) / ms),
+          peakBytes,
+          peakResidentBytes: resident,
+          samples,
+        },
       }
     })
   } finally {

@@ -3,28 +3,32 @@
 import { type HostTensor, opDefinition } from '../graph/op.js'
 import type { Attributes } from '../graph/graph.js'
 import { elements, type Shape } from '../graph/types.js'
-import type { Layer } from './layers.js'
+import { type Layer, outputSide, paddingOf } from './layers.js'
 
 export type Pass = 'forward' | 'data' | 'filter'
 export type KernelOp = 'regular' | 'depthwise' | 'pointwise' | 'unfused' | 'fused'
 
-/** Everything that any of a layer's kernels reads, float32 in [-1, 1). */
+/** Everything that any of a layer's kernels reads, float32 in [-1, 1). `s` is the input's side, `o` the output's, `k` the kernel's. */
 export interface Operands {
+  readonly layer: Layer
   /** [n, s, s, cin] */
   readonly x: HostTensor
-  /** [3, 3, cin, 1] */
+  /** [k, k, cin, m] */
   readonly depthwise: HostTensor
-  /** [cin, cout] */
+  /** [cin · m, cout] */
   readonly pointwise: HostTensor
-  /** [3, 3, cin, cout] */
+  /** [k, k, cin, cout] */
   readonly regular: HostTensor
-  /** [n, s, s, cout]: the gradient of the layer's output. */
+  /** [n, o, o, cout]: the gradient of the layer's output. */
   readonly gradient: HostTensor
-  /** [n, s, s, cin]: stands for the depthwise result, and for its gradient. */
+  /** [n, o, o, cin · m]: stands for the depthwise result, and for its gradient. */
   readonly between: HostTensor
 }
 
-export function makeOperands({ cin, cout, size }: Layer, batch: number): Operands {
+export type OperandName = Exclude<keyof Operands, 'layer'>
+
+export function makeOperands(layer: Layer, batch: number): Operands {
+  const { cin, cout, size, kernel, multiplier } = layer
   let state = 0x2545f491
   const random = (shape: Shape): HostTensor => {
     const data = new Float32Array(elements(shape))
@@ -37,19 +41,28 @@ export function makeOperands({ cin, cout, size }: Layer, batch: number): Operand
     }
     return { shape, data }
   }
-  const map = (channels: number): Shape => [batch, size, size, channels]
+  const map = (side: number, channels: number): Shape => [batch, side, side, channels]
+  const out = outputSide(layer)
   return {
-    x: random(map(cin)),
-    depthwise: random([3, 3, cin, 1]),
-    pointwise: random([cin, cout]),
-    regular: random([3, 3, cin, cout]),
-    gradient: random(map(cout)),
-    between: random(map(cin)),
+    layer,
+    x: random(map(size, cin)),
+    depthwise: random([kernel, kernel, cin, multiplier]),
+    pointwise: random([cin * multiplier, cout]),
+    regular: random([kernel, kernel, cin, cout]),
+    gradient: random(map(out, cout)),
+    between: random(map(out, cin * multiplier)),
   }
 }
 
+/** How the window of a layer moves, as its kernels' attributes say it. */
+export function geometryOf(layer: Layer) {
+  const { stride, dilation } = layer
+  const [before, after] = paddingOf(layer)
+  return { strides: [stride, stride], dilations: [dilation, dilation], padding: [before, after, before, after] } satisfies Attributes
+}
+
 const plain = { strides: [1, 1], dilations: [1, 1], inputActivation: 'none' } satisfies Attributes
-/** A 3 × 3 patch gives one output without padding. */
+/** A patch as large as the kernel gives one output without padding. */
 const VALID = { ...plain, padding: [0, 0, 0, 0], activation: 'none' } satisfies Attributes
 
 /** Runs an op's reference loops; absent optional inputs are filled up. */
@@ -61,18 +74,32 @@ function reference(name: string, inputs: readonly HostTensor[], shape: Shape, at
   return output
 }
 
-/** The 3 × 3 neighbourhood of a pixel, zero beyond the border. */
-function patch({ shape, data }: HostTensor, n: number, row: number, column: number): HostTensor {
+/** What a window reads: `at` says for each tap which row (or column) of the map it finds, and -1 where there is none; the rest is zero. */
+function gather({ shape, data }: HostTensor, n: number, rows: readonly number[], at: readonly number[]): HostTensor {
   const [, height, width, channels] = shape as [number, number, number, number]
-  const out = new Float32Array(9 * channels)
-  for (let dy = 0; dy < 3; dy++)
-    for (let dx = 0; dx < 3; dx++) {
-      const [y, x] = [row + dy - 1, column + dx - 1]
-      if (y < 0 || x < 0 || y >= height || x >= width) continue
+  const out = new Float32Array(rows.length * at.length * channels)
+  for (const [i, y] of rows.entries())
+    for (const [j, x] of at.entries()) {
+      if (y < 0 || x < 0) continue
       const from = ((n * height + y) * width + x) * channels
-      out.set(data.subarray(from, from + channels), (dy * 3 + dx) * channels)
+      out.set(data.subarray(from, from + channels), (i * at.length + j) * channels)
     }
-  return { shape: [1, 3, 3, channels], data: out }
+  return { shape: [1, rows.length, at.length, channels], data: out }
+}
+
+/** Input rows under the taps of an output row. */
+function inputsOf(layer: Layer, output: number): number[] {
+  const first = output * layer.stride - paddingOf(layer)[0]
+  return Array.from({ length: layer.kernel }, (_, tap) => first + tap * layer.dilation).map((row) => (row < layer.size ? row : -1))
+}
+
+/** Output rows that read an input row, by tap, the last tap first: what a convolution with the whole kernel adds up to its gradient. */
+function outputsOf(layer: Layer, input: number): number[] {
+  return Array.from({ length: layer.kernel }, (_, i) => {
+    const distance = input + paddingOf(layer)[0] - (layer.kernel - 1 - i) * layer.dilation
+    const output = distance / layer.stride
+    return Number.isInteger(output) && output < outputSide(layer) ? output : -1
+  })
 }
 
 function pixel({ shape, data }: HostTensor, n: number, row: number, column: number): HostTensor {
@@ -81,14 +108,24 @@ function pixel({ shape, data }: HostTensor, n: number, row: number, column: numb
   return { shape: [1, 1, 1, channels], data: data.slice(from, from + channels) }
 }
 
-/** Some of the last axis' entries. */
-function columns({ shape, data }: HostTensor, chosen: readonly number[]): HostTensor {
-  const width = shape.at(-1)!
-  const rows = data.length / width
-  const out = new Float32Array(rows * chosen.length)
-  for (let i = 0; i < rows; i++) for (const [j, column] of chosen.entries()) out[i * chosen.length + j] = data[i * width + column]!
-  return { shape: [...shape.slice(0, -1), chosen.length], data: out }
+/** Some entries of an axis, counted from the end if negative. */
+function take({ shape, data }: HostTensor, axis: number, chosen: readonly number[]): HostTensor {
+  const at = axis < 0 ? shape.length + axis : axis
+  const inner = elements(shape.slice(at + 1))
+  const [length, outer] = [shape[at]!, elements(shape.slice(0, at))]
+  const out = new Float32Array(outer * chosen.length * inner)
+  let to = 0
+  for (let i = 0; i < outer; i++)
+    for (const entry of chosen) {
+      const from = (i * length + entry) * inner
+      for (let j = 0; j < inner; j++) out[to++] = data[from + j]!
+    }
+  return { shape: shape.with(at, chosen.length), data: out }
 }
+
+/** Channels of the depthwise result that come from these channels of the input. */
+const outputsOfChannels = ({ multiplier }: Layer, inputs: readonly number[]): number[] =>
+  inputs.flatMap((input) => Array.from({ length: multiplier }, (_, i) => input * multiplier + i))
 
 /** `count` of `size`, the first and the last among them. */
 function spread(size: number, count: number): number[] {
@@ -96,9 +133,9 @@ function spread(size: number, count: number): number[] {
   return Array.from({ length: count }, (_, i) => Math.round((i * (size - 1)) / (count - 1)))
 }
 
-/** Corners, edges and insides of the first and the last picture. */
+/** Corners, edges, their neighbours and insides of the first and the last picture. */
 function positions(batch: number, size: number): [n: number, row: number, column: number][] {
-  const steps = spread(size, 4)
+  const steps = [...new Set([...spread(size, 4), Math.min(1, size - 1), Math.max(0, size - 2)])]
   const all = steps.flatMap((row) => steps.map((column) => [row, column] as const))
   return [...new Set([0, batch - 1])].flatMap((n) => all.map(([row, column]) => [n, row, column] as [number, number, number]))
 }
@@ -131,7 +168,7 @@ export function compareSamples(op: KernelOp, pass: Pass, operands: Operands, res
   const answer = pass === 'forward' ? forwardAt : dataGradientAt
   for (const [n, row, column] of positions(batch, size)) {
     const expected = answer(op, operands, chosen, n, row, column)
-    const actual = columns(pixel(y, n, row, column), chosen)
+    const actual = take(pixel(y, n, row, column), -1, chosen)
     comparison.expected.push(...expected.data)
     comparison.actual.push(...actual.data)
   }
@@ -139,80 +176,71 @@ export function compareSamples(op: KernelOp, pass: Pass, operands: Operands, res
 }
 
 function forwardAt(op: KernelOp, operands: Operands, chosen: readonly number[], n: number, row: number, column: number): HostTensor {
-  const { x, depthwise, pointwise, regular, between } = operands
+  const { layer, x, depthwise, pointwise, regular, between } = operands
   const product = (input: HostTensor) =>
-    reference('pointwiseConv2d', [input, columns(pointwise, chosen)], [1, 1, 1, chosen.length], {
+    reference('pointwiseConv2d', [input, take(pointwise, -1, chosen)], [1, 1, 1, chosen.length], {
       inputActivation: 'none',
       activation: 'none',
       packed: false,
       cout: chosen.length,
     })
   if (op === 'pointwise') return product(pixel(between, n, row, column))
-  const input = patch(x, n, row, column)
+  const input = gather(x, n, inputsOf(layer, row), inputsOf(layer, column))
   if (op === 'regular') {
-    const filter = columns(regular, chosen)
-    return reference('conv2d', [input, filter], [1, 1, 1, chosen.length], { ...VALID, groups: 1, kernelSize: [3, 3], packed: false })
+    const kernelSize = [layer.kernel, layer.kernel]
+    const attributes = { ...VALID, groups: 1, kernelSize, packed: false }
+    return reference('conv2d', [input, take(regular, -1, chosen)], [1, 1, 1, chosen.length], attributes)
   }
-  const d = reference('depthwiseConv2d', [input, depthwise], [1, 1, 1, x.shape[3]!], VALID)
-  return op === 'depthwise' ? columns(d, chosen) : product(d)
+  const d = reference('depthwiseConv2d', [input, depthwise], [1, 1, 1, between.shape[3]!], VALID)
+  return op === 'depthwise' ? take(d, -1, chosen) : product(d)
 }
 
-/** dx at a pixel reads dy around it: a one-pixel input padded by two on each side has just that neighbourhood as its output. */
-const AROUND = { ...plain, padding: [2, 2, 2, 2], inputSize: [1, 1] } satisfies Attributes
-
 function dataGradientAt(op: KernelOp, operands: Operands, chosen: readonly number[], n: number, row: number, column: number): HostTensor {
-  const { depthwise, pointwise, regular, between, gradient } = operands
-  const cin = pointwise.shape[0]!
-  if (op === 'pointwise') {
-    const dx = reference('pointwiseConv2dInputGradient', [pixel(gradient, n, row, column), pointwise], [1, 1, 1, cin], {
+  const { layer, depthwise, pointwise, regular, between, gradient } = operands
+  /** The gradient of some channels of the depthwise result. */
+  const backThrough = (y: HostTensor, channels: readonly number[]) =>
+    reference('pointwiseConv2dInputGradient', [y, take(pointwise, 0, channels)], [...y.shape.slice(0, 3), channels.length], {
       inputActivation: 'none',
     })
-    return columns(dx, chosen)
-  }
-  if (op === 'regular') {
-    const dx = reference('conv2dInputGradient', [patch(gradient, n, row, column), regular], [1, 1, 1, cin], { ...AROUND, groups: 1 })
-    return columns(dx, chosen)
-  }
-  let around = patch(between, n, row, column)
-  if (op === 'unfused')
-    around = reference('pointwiseConv2dInputGradient', [patch(gradient, n, row, column), pointwise], [1, 3, 3, cin], {
-      inputActivation: 'none',
-    })
-  return columns(reference('depthwiseConv2dInputGradient', [around, depthwise], [1, 1, 1, cin], AROUND), chosen)
+  if (op === 'pointwise') return backThrough(pixel(gradient, n, row, column), chosen)
+  const around = (y: HostTensor) => gather(y, n, outputsOf(layer, row), outputsOf(layer, column))
+  // A one-pixel input, padded so that every tap meets it once, has just that neighbourhood as its output.
+  const border = layer.kernel - 1
+  const attributes = { ...plain, padding: [border, border, border, border], inputSize: [1, 1] } satisfies Attributes
+  const dx = [1, 1, 1, chosen.length]
+  if (op === 'regular')
+    return reference('conv2dInputGradient', [around(gradient), take(regular, 2, chosen)], dx, { ...attributes, groups: 1 })
+  const channels = outputsOfChannels(layer, chosen)
+  const dy = op === 'unfused' ? backThrough(around(gradient), channels) : take(around(between), -1, channels)
+  return reference('depthwiseConv2dInputGradient', [dy, take(depthwise, 2, chosen)], dx, attributes)
 }
 
 const FILTER_CHANNELS = 6
-const SAME = { ...plain, padding: [1, 1, 1, 1], kernelSize: [3, 3] } satisfies Attributes
 
 function compareFilter(op: 'regular' | 'pointwise' | 'depthwise', operands: Operands, result: HostTensor, into: Comparison): void {
-  const { x, between, gradient } = operands
-  const [inputs, outputs] = [spread(x.shape[3]!, FILTER_CHANNELS), spread(gradient.shape[3]!, FILTER_CHANNELS)]
-  const width = result.shape.at(-1)!
-  if (op === 'depthwise') {
-    const shape = [3, 3, inputs.length, 1]
-    const expected = reference('depthwiseConv2dFilterGradient', [columns(x, inputs), columns(between, inputs)], shape, SAME)
-    const cin = x.shape[3]!
-    into.expected.push(...expected.data)
-    for (let tap = 0; tap < 9; tap++) for (const input of inputs) into.actual.push(result.data[tap * cin + input]!)
+  const { layer, x, between, gradient } = operands
+  const { kernel, multiplier, cin, cout } = layer
+  const outputs = spread(cout, FILTER_CHANNELS)
+  const dy = take(gradient, -1, outputs)
+  if (op === 'pointwise') {
+    const inputs = spread(cin * multiplier, FILTER_CHANNELS)
+    const shape = [inputs.length, outputs.length]
+    into.expected.push(
+      ...reference('pointwiseConv2dFilterGradient', [take(between, -1, inputs), dy], shape, { inputActivation: 'none' }).data,
+    )
+    into.actual.push(...take(take(result, 0, inputs), 1, outputs).data)
     return
   }
-  const taps = op === 'regular' ? 9 : 1
-  const expected =
-    op === 'regular'
-      ? reference('conv2dFilterGradient', [columns(x, inputs), columns(gradient, outputs)], [3, 3, inputs.length, outputs.length], {
-          ...SAME,
-          groups: 1,
-        })
-      : reference(
-          'pointwiseConv2dFilterGradient',
-          [columns(between, inputs), columns(gradient, outputs)],
-          [inputs.length, outputs.length],
-          {
-            inputActivation: 'none',
-          },
-        )
-  into.expected.push(...expected.data)
-  const cin = x.shape[3]!
-  for (let tap = 0; tap < taps; tap++)
-    for (const input of inputs) for (const output of outputs) into.actual.push(result.data[(tap * cin + input) * width + output]!)
+  const inputs = spread(cin, FILTER_CHANNELS)
+  const attributes = { ...geometryOf(layer), inputActivation: 'none', kernelSize: [kernel, kernel] } satisfies Attributes
+  const chosen = take(result, 2, inputs)
+  if (op === 'depthwise') {
+    const d = take(between, -1, outputsOfChannels(layer, inputs))
+    into.expected.push(...reference('depthwiseConv2dFilterGradient', [take(x, -1, inputs), d], chosen.shape, attributes).data)
+    into.actual.push(...chosen.data)
+  } else {
+    const some = take(chosen, 3, outputs)
+    into.expected.push(...reference('conv2dFilterGradient', [take(x, -1, inputs), dy], some.shape, { ...attributes, groups: 1 }).data)
+    into.actual.push(...some.data)
+  }
 }

@@ -5,13 +5,18 @@ import { type Command, InvalidArgumentError, Option } from 'commander'
 type Parser<T> = (text: string) => T
 
 export const wholeNumber =
-  (least = 1): Parser<number> =>
+  (least = 1, most = Number.MAX_SAFE_INTEGER): Parser<number> =>
   (text) => {
     const value = Number(text)
-    if (text.trim() === '' || !Number.isSafeInteger(value) || value < least)
-      throw new InvalidArgumentError(`Expected a whole number of at least ${least}.`)
+    if (text.trim() === '' || !Number.isSafeInteger(value) || value < least || value > most)
+      throw new InvalidArgumentError(
+        `Expected a whole number ${most < Number.MAX_SAFE_INTEGER ? `between ${least} and ${most}` : `of at least ${least}`}.`,
+      )
     return value
   }
+
+/** Threads that a pool of the cpu device may have. */
+export const threadCount: Parser<number> = wholeNumber(1, 1024)
 
 export const decimal =
   (accepts: (x: number) => boolean, expected: string): Parser<number> =>
@@ -42,7 +47,7 @@ export const oneOf =
 export const jsonOption = (): Option => new Option('--json', 'print JSON on stdout and nothing else (see docs/json.md)')
 export const deviceOption = (): Option => new Option('--device <name>', 'auto, cpu, cuda, cuda:0, … or reference (default: auto)')
 export const threadsOption = (): Option =>
-  new Option('--threads <n>', 'threads of the cpu device (default: one per core)').argParser(wholeNumber())
+  new Option('--threads <n>', 'threads of the cpu device (default: one per core)').argParser(threadCount)
 
 export const resizeOption = (): Option =>
   new Option(

@@ -1,9 +1,19 @@
 import { describe, expect, test } from 'vitest'
-import { costs, type PASSES } from '../../src/bench/kernels.js'
-import { parseLayer, XCEPTION_LAYERS } from '../../src/bench/layers.js'
+import { costs } from '../../src/bench/costs.js'
+import { benchKernels, type KernelReport, type PASSES } from '../../src/bench/kernels.js'
+import {
+  type Layer,
+  LIBRARY_LAYERS,
+  nearestFast,
+  outputSide,
+  paddingOf,
+  parseLayer,
+  parseLayers,
+  XCEPTION_LAYERS,
+} from '../../src/bench/layers.js'
 import { origin, Roofline } from '../../src/bench/machine.js'
 import { compareSamples, type KernelOp, makeOperands } from '../../src/bench/operands.js'
-import { layerRows, layerTitle } from '../../src/bench/report.js'
+import { compareKernels, differencesOf, layerRows, layerTitle, slowPath } from '../../src/bench/report.js'
 import { median, sampleRounds } from '../../src/bench/sampling.js'
 import { type HostTensor, opDefinition } from '../../src/graph/op.js'
 import { elements } from '../../src/graph/types.js'
@@ -25,11 +35,29 @@ describe('layers', () => {
   })
 
   test('any other by its name', () => {
-    expect(parseLayer('12->34@5')).toEqual({ name: '12->34@5', cin: 12, cout: 34, size: 5, count: 0 })
+    const plain = { kernel: 3, stride: 1, dilation: 1, multiplier: 1, count: 0 }
+    expect(parseLayer('12->34@5')).toEqual({ name: '12->34@5', cin: 12, cout: 34, size: 5, ...plain })
+    const varied = { kernel: 5, stride: 2, dilation: 3, multiplier: 4, count: 0 }
+    expect(parseLayer('7->9@11:k5:s2:d3:m4')).toEqual({ name: '7->9@11:k5:s2:d3:m4', cin: 7, cout: 9, size: 11, ...varied })
+    expect(parseLayer('7->9@11:m2')).toEqual({ name: '7->9@11:m2', cin: 7, cout: 9, size: 11, ...plain, multiplier: 2 })
     expect(parseLayer('728->728@19').count).toBe(25)
     expect(() => parseLayer('12x34')).toThrow(/is no layer/)
-    expect(() => parseLayer('0->34@5')).toThrow(/is no layer/)
+    for (const name of ['0->34@5', '8->8@5:k0', '8->8@5:s2:k5', '8->8@5:x2']) expect(() => parseLayer(name)).toThrow(/is no layer/)
     expect(layerTitle('728->728@19')).toBe('728 → 728 @ 19²')
+    expect(layerTitle('7->9@11:k5:s2:d3:m4')).toBe('7 → 9 @ 11², 5×5, stride 2, dilation 3, multiplier 4')
+  })
+
+  test('sets by name, among layers', () => {
+    expect(parseLayers(['xception'])).toEqual(XCEPTION_LAYERS)
+    expect(parseLayers(['8->8@5', 'library'])).toEqual([parseLayer('8->8@5'), ...LIBRARY_LAYERS])
+    expect(LIBRARY_LAYERS.map(({ name }) => parseLayer(name))).toEqual(LIBRARY_LAYERS)
+  })
+
+  test('the nearest fast one is plain and of about the same work', () => {
+    expect(nearestFast(parseLayer('100->129@57:k5:s2')).name).toBe('96->128@29')
+    expect(nearestFast(parseLayer('64->128@28:m2')).name).toBe('128->128@28')
+    expect(nearestFast(parseLayer('3->32@299')).name).toBe('32->32@112')
+    expect(nearestFast(parseLayer('256->256@4')).name).toBe('256->256@14')
   })
 })
 
@@ -65,50 +93,50 @@ describe('sampling', () => {
   })
 })
 
-describe('verification on samples', () => {
-  const layer = parseLayer('7->40@6')
-  const operands = makeOperands(layer, 2)
-  const [batch, size, cin, cout] = [2, 6, 7, 40]
-  const common = {
-    strides: [1, 1],
-    dilations: [1, 1],
-    padding: [1, 1, 1, 1],
+describe.each(['7->40@6', '5->9@9:k5:s2', '6->7@8:k7:d2', '5->8@7:s2:d2:m3', '3->4@2:k5'])('verification on samples, %s', (name) => {
+  const layer = parseLayer(name)
+  const { size, cin, cout, kernel, stride, dilation, multiplier } = layer
+  const batch = 2
+  const operands = makeOperands(layer, batch)
+  const [before, after] = paddingOf(layer)
+  const attributes = {
+    strides: [stride, stride],
+    dilations: [dilation, dilation],
+    padding: [before, after, before, after],
     inputActivation: 'none',
     activation: 'none',
     groups: 1,
     packed: false,
     cout,
+    kernelSize: [kernel, kernel],
+    inputSize: [size, size],
   }
-  const more = { kernelSize: [3, 3], inputSize: [size, size] }
   const { x, depthwise, pointwise, regular, gradient, between } = operands
 
   /** The whole result by the reference's loops. */
-  function full(name: string, inputs: HostTensor[], shape: number[]): HostTensor {
+  function full(op: string, inputs: HostTensor[], shape: number[]): HostTensor {
     const output = { shape, data: new Float32Array(elements(shape)) }
-    const definition = opDefinition(name)
-    definition.reference({
-      inputs: definition.inputs.map((_, i) => inputs[i] ?? null),
-      outputs: [output],
-      attributes: { ...common, ...more },
-    })
+    const definition = opDefinition(op)
+    definition.reference({ inputs: definition.inputs.map((_, i) => inputs[i] ?? null), outputs: [output], attributes })
     return output
   }
-  const map = (channels: number) => [batch, size, size, channels]
-  const d = full('depthwiseConv2d', [x, depthwise], map(cin))
-  const dd = full('pointwiseConv2dInputGradient', [gradient, pointwise], map(cin))
-  const pointwiseFilter = full('pointwiseConv2dFilterGradient', [between, gradient], [cin, cout])
-  const depthwiseFilter = full('depthwiseConv2dFilterGradient', [x, between], [3, 3, cin, 1])
+  const dx = [batch, size, size, cin]
+  const y = (channels: number) => [batch, outputSide(layer), outputSide(layer), channels]
+  const d = full('depthwiseConv2d', [x, depthwise], y(cin * multiplier))
+  const dd = full('pointwiseConv2dInputGradient', [gradient, pointwise], y(cin * multiplier))
+  const pointwiseFilter = full('pointwiseConv2dFilterGradient', [between, gradient], [cin * multiplier, cout])
+  const depthwiseFilter = full('depthwiseConv2dFilterGradient', [x, between], [kernel, kernel, cin, multiplier])
   const cases: [KernelOp, (typeof PASSES)[number], HostTensor[]][] = [
-    ['regular', 'forward', [full('conv2d', [x, regular], map(cout))]],
+    ['regular', 'forward', [full('conv2d', [x, regular], y(cout))]],
     ['depthwise', 'forward', [d]],
-    ['pointwise', 'forward', [full('pointwiseConv2d', [between, pointwise], map(cout))]],
-    ['unfused', 'forward', [full('pointwiseConv2d', [d, pointwise], map(cout))]],
-    ['fused', 'forward', [full('separableConv2d', [x, depthwise, pointwise], map(cout))]],
-    ['regular', 'data', [full('conv2dInputGradient', [gradient, regular], map(cin))]],
-    ['depthwise', 'data', [full('depthwiseConv2dInputGradient', [between, depthwise], map(cin))]],
+    ['pointwise', 'forward', [full('pointwiseConv2d', [between, pointwise], y(cout))]],
+    ['unfused', 'forward', [full('pointwiseConv2d', [d, pointwise], y(cout))]],
+    ['fused', 'forward', [full('separableConv2d', [x, depthwise, pointwise], y(cout))]],
+    ['regular', 'data', [full('conv2dInputGradient', [gradient, regular], dx)]],
+    ['depthwise', 'data', [full('depthwiseConv2dInputGradient', [between, depthwise], dx)]],
     ['pointwise', 'data', [dd]],
-    ['unfused', 'data', [full('depthwiseConv2dInputGradient', [dd, depthwise], map(cin))]],
-    ['regular', 'filter', [full('conv2dFilterGradient', [x, gradient], [3, 3, cin, cout])]],
+    ['unfused', 'data', [full('depthwiseConv2dInputGradient', [dd, depthwise], dx)]],
+    ['regular', 'filter', [full('conv2dFilterGradient', [x, gradient], [kernel, kernel, cin, cout])]],
     ['depthwise', 'filter', [depthwiseFilter]],
     ['pointwise', 'filter', [pointwiseFilter]],
     ['unfused', 'filter', [pointwiseFilter, depthwiseFilter]],
@@ -144,6 +172,14 @@ describe('costs', () => {
     expect(costs('unfused', 'forward', layer, 1).reduce((sum, { flops }) => sum + flops, 0)).toBe(2 * macs)
     expect(costs('regular', 'data', layer, 3)[0]!.flops).toBe(2 * 9 * 3 * 361 * 728 * 728)
   })
+
+  test('of a filter with stride and multiplier', () => {
+    const varied: Layer = parseLayer('4->6@9:k5:s2:m2')
+    expect(costs('unfused', 'forward', varied, 2)).toEqual([
+      { flops: 2 * 25 * 2 * 25 * 8, bytes: 4 * (2 * 81 * 4 + 2 * 25 * 8 + 25 * 8) },
+      { flops: 2 * 2 * 25 * 8 * 6, bytes: 4 * (2 * 25 * (8 + 6) + 8 * 6) },
+    ])
+  })
 })
 
 test('where a result comes from', () => {
@@ -171,6 +207,56 @@ test('speed-up is regular over fused, or over the pair', () => {
   ])
 })
 
+describe('two runs side by side', () => {
+  const machine = { cpu: 'a', cores: 2, isa: 'avx2', memoryBytes: 1, system: 's' }
+  const report = (isa: string, ms: number, ...layers: string[]) =>
+    ({
+      date: 'd',
+      machine: { ...machine, isa },
+      versions: {},
+      commit: '0123456789',
+      roofline: null,
+      wrong: [],
+      results: layers.map((layer) => ({
+        layer,
+        ms,
+        op: 'fused',
+        pass: 'forward',
+        device: 'cpu',
+        precision: 'float32',
+        batch: 1,
+        threads: 1,
+      })),
+    }) as unknown as KernelReport
+
+  test('what both have, how much faster, and in what else they differ', () => {
+    const comparison = compareKernels(report('avx512', 2, 'a', 'b', 'c'), report('avx2', 3, 'b', 'a'), 'old.json')
+    expect(comparison.rows.map(({ layer, before, ms, faster }) => [layer, before, ms, faster])).toEqual([
+      ['a', 3, 2, 1.5],
+      ['b', 3, 2, 1.5],
+    ])
+    expect(comparison.differences).toEqual(['isa (avx2 then, avx512 now)'])
+    expect(differencesOf(comparison)).toEqual([
+      'old.json comes from another setting: isa (avx2 then, avx512 now)',
+      '1 of these kernels are not in old.json',
+    ])
+    expect(differencesOf(compareKernels(report('avx2', 2, 'a'), report('avx2', 3, 'b'), 'old.json'))).toEqual([
+      'all of these kernels are not in old.json',
+    ])
+  })
+
+  test('another precision is another kernel', () => {
+    const half = report('avx2', 1, 'a')
+    const results = half.results.map((row) => ({ ...row, precision: 'bfloat16' as const }))
+    expect(compareKernels({ ...half, results }, report('avx2', 1, 'a'), 'old.json').unmatched).toBe(1)
+  })
+})
+
+test('the scalar path is named', () => {
+  expect(slowPath(origin('scalar'))).toMatch(/without AVX2/)
+  expect(slowPath(origin('avx2'))).toBeUndefined()
+})
+
 const { addon } = loadNative()
 const cpu = addon?.executors().find(({ name }) => name === 'cpu')
 describe.skipIf(!cpu)('roofline of this machine', () => {
@@ -186,6 +272,31 @@ describe.skipIf(!cpu)('roofline of this machine', () => {
   test('arguments are checked', () => {
     expect(() => addon!.peakGflops('avx2', 0)).toThrow(/between 1 and 1024/)
     expect(() => addon!.copyGbps(-1, 1)).toThrow(/bytes/)
+  })
+})
+
+describe.skipIf(!cpu)('beside the nearest fast layer', () => {
+  test('both are measured in one run, and the share is of the roofline', async () => {
+    const { results, wrong } = await benchKernels({
+      layers: [parseLayer('9->10@13:k5')],
+      ops: ['depthwise', 'fused'],
+      passes: ['forward', 'filter'],
+      nearest: true,
+      device: 'cpu',
+      rounds: 1,
+      seconds: 0.005,
+    })
+    expect(wrong).toEqual([])
+    expect(results.map(({ op, pass, layer, nearest }) => [op, pass, layer, nearest!.layer])).toEqual([
+      ['depthwise', 'forward', '9->10@13:k5', '32->32@14'],
+      ['fused', 'forward', '9->10@13:k5', '32->32@14'],
+      ['depthwise', 'filter', '9->10@13:k5', '32->32@14'],
+    ])
+    for (const { nearest } of results) expect(nearest!.share).toBeGreaterThan(0)
+  })
+
+  test('a precision that is not there is refused by name', async () => {
+    await expect(benchKernels({ device: 'cpu', precision: 'float16' })).rejects.toThrow(/precision 'float16' is not available/)
   })
 })
 

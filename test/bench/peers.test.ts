@@ -7,6 +7,7 @@ import { join } from 'node:path'
 import { promisify } from 'node:util'
 import { afterAll, describe, expect, test } from 'vitest'
 import { trace } from '../../src/graph/trace.js'
+import { XCEPTION_LAYERS } from '../../src/bench/layers.js'
 import { createModel } from '../../src/models/index.js'
 import { packageRoot } from '../../src/runtime/native.js'
 
@@ -14,7 +15,7 @@ const load = (file: string) => import(new URL(`../../bench/peers/${file}`, impor
 const { compareOutputs } = await load('compare.mjs')
 const { interleave, orderOf, ratioOf, roundsOf, summary, turnOf } = await load('rounds.mjs')
 const { lastWords, parseReply, PeerProcess } = await load('child.mjs')
-const { disturbed, markdownReport, networkSum, notes, tables, textReport, chart } = await load('report.mjs')
+const { charts, disturbed, joined, markdownReport, networkSum, notes, tables, textReport, chart } = await load('report.mjs')
 const { foldBatchNorm, readImages, readNetwork, toChannelsFirst, toChannelsLast } = await load('plan.mjs')
 const { planOf, writeLayer } = await load('network.mjs')
 const { filterFirst } = await load('programs/layouts.mjs')
@@ -263,6 +264,43 @@ describe('report', () => {
   })
 })
 
+describe('separable layers', () => {
+  const names = XCEPTION_LAYERS.map(({ name }) => name)
+  const row = (layer: string, peer: string, ms: number) =>
+    ({ task: 'layer', layer, batch: 1, threads: 2, peer, status: 'measured', ms, ratio: peer === 'sepconv' ? null : ms / 2 }) as const
+  const layers = {
+    ...report,
+    results: names.flatMap((name) => [row(name, 'sepconv', 2), row(name, 'ort', 3)]),
+  }
+  test('have a table with the sum over the network, and a chart of their own', async () => {
+    const [table] = tables(layers)
+    expect(table.title).toBe('Separable layers, batch 1, 2 threads')
+    expect(table.rows.at(-1)).toEqual(["the network's 34", '68.0 ms', '102 ms (1.50×)'])
+    expect(Object.keys(charts(layers))).toEqual([''])
+    expect(Object.keys(charts({ ...report, results: [...report.results, ...layers.results] }))).toEqual(['', '-layers'])
+    const svg = await charts(layers)['']
+    for (const text of ["the network's 34, batch 1, 2 threads", '728 → 728 @ 19², batch 1, 2 threads']) expect(svg).toContain(text)
+  })
+  test('a run in parts is one report, unless the parts do not belong together', () => {
+    const [first, second] = [
+      { ...layers, results: layers.results.slice(0, 3) },
+      { ...layers, versions: { ...layers.versions, torch: '2' }, results: [row(names[1]!, 'sepconv', 5), row(names[4]!, 'sepconv', 7)] },
+    ]
+    const both = joined(first, second)
+    expect(both.versions).toEqual({ ...layers.versions, torch: '2' })
+    expect(
+      both.results.map(({ layer, peer, ms }: { layer: string; peer: string; ms: number }) => [names.indexOf(layer), peer, ms]),
+    ).toEqual([
+      [0, 'sepconv', 2],
+      [0, 'ort', 3],
+      [1, 'sepconv', 5],
+      [4, 'sepconv', 7],
+    ])
+    expect(() => joined(first, { ...second, commit: 'other' })).toThrow(/another commit/)
+    expect(() => joined(first, { ...second, machine: { ...layers.machine, isa: 'avx2' } })).toThrow(/another machine/)
+  })
+})
+
 describe('command', () => {
   const run = (...args: string[]) =>
     promisify(execFile)(process.execPath, [join(packageRoot, 'bench/peers/run.mjs'), ...args]).then(
@@ -277,6 +315,15 @@ describe('command', () => {
     expect(readFileSync(join(folder, 'peers.svg'), 'utf8')).toMatch(/^<svg/)
     writeFileSync(file, '{"results":[{"op":"fused"}]}')
     expect(await run('--draw', file)).toMatchObject({ status: 1, stdout: '', stderr: expect.stringContaining('no result of bench:peers') })
+    const only = ['--only', 'sepconv', '--tasks', 'layers']
+    expect(await run(...only, '--out', file, '--append')).toMatchObject({
+      status: 1,
+      stderr: expect.stringContaining('no result of bench'),
+    })
+    expect(await run(...only, '--layers', '8->8@9:k5')).toMatchObject({
+      status: 1,
+      stderr: expect.stringContaining("'8->8@9:k5' is not 3 × 3"),
+    })
   })
   test.each([
     ['--only', 'caffe'],

@@ -88,7 +88,7 @@ describe('bench', () => {
   test('kernels', async () => {
     const [out, svg] = [join(folder, 'kernels.json'), join(folder, 'kernels.svg')]
     const sampling = ['--rounds', '2', '--seconds', '0.005', '--out', out, '--svg', svg]
-    const report = (await json('bench', 'kernels', '--layers', '16->24@9', '--pass', 'forward,data,filter', ...sampling)) as {
+    const report = (await json('bench', 'kernels', '--layers', '16->24@9', ...sampling)) as {
       results: { op: string; pass: string; ms: number; gflops: number; maxError: number; rooflineShare: number | null }[]
       wrong: unknown[]
     }
@@ -98,7 +98,8 @@ describe('bench', () => {
       ...['data', 'filter'].flatMap((pass) => ['regular', 'depthwise', 'pointwise', 'unfused'].map((op) => `${op} ${pass}`)),
     ])
     expect(keys(report.results[0])).toEqual([
-      ...['op', 'layer', 'pass', 'device', 'precision', 'batch', 'threads', 'ms', 'gflops', 'gbps', 'rooflineShare', 'maxError', 'samples'],
+      ...['op', 'layer', 'pass', 'device', 'precision', 'batch', 'threads', 'ms', 'least', 'gflops', 'gbps', 'rooflineShare'],
+      ...['maxError', 'samples'],
     ])
     for (const { ms, maxError } of report.results) expect(ms > 0 && maxError < 1e-5).toBe(true)
     expect(report.wrong).toEqual([])
@@ -106,22 +107,28 @@ describe('bench', () => {
     expect(JSON.parse(await readFile(out, 'utf8'))).toEqual(report)
     expect(await readFile(svg, 'utf8')).toContain('16 → 24 @ 9²')
 
-    const compared = await sepconv(
-      'bench',
-      'kernels',
-      '--layers',
-      '16->24@9',
-      '--op',
-      'pointwise',
-      '--rounds',
-      '1',
-      '--seconds',
-      '0.001',
-      '--compare',
-      out,
-    )
+    const again = ['bench', 'kernels', '--layers', '16->24@9', '--op', 'pointwise', '--rounds', '1', '--seconds', '0.001', '--compare', out]
+    const compared = await sepconv(...again, '--details')
     expect(compared.status).toBe(0)
-    expect(compared.stdout).toContain('faster by')
+    for (const title of ['faster by', 'of the roofline', 'error']) expect(compared.stdout).toContain(title)
+    const chart = join(folder, 'compared.svg')
+    const { comparison } = (await json(...again, '--svg', chart)) as { comparison: { before: object; rows: object[] } }
+    expect(keys(comparison)).toEqual(['before', 'rows', 'unmatched', 'differences'])
+    expect(comparison.rows).toHaveLength(3)
+    documented([...keys(comparison), ...keys(comparison.before), ...keys(comparison.rows[0])])
+    expect(await readFile(chart, 'utf8')).toContain('Two runs side by side')
+  })
+
+  test('kernels beside the nearest fast layer', async () => {
+    const svg = join(folder, 'nearest.svg')
+    const sampling = ['--op', 'depthwise', '--pass', 'forward', '--rounds', '1', '--seconds', '0.001', '--nearest', '--svg', svg]
+    const { results } = (await json('bench', 'kernels', '--layers', '5->7@9:k5:s2', ...sampling)) as {
+      results: { layer: string; nearest: { layer: string; share: number } }[]
+    }
+    expect(results).toHaveLength(1)
+    expect(results[0]!.nearest.layer).toBe('32->32@14')
+    documented(['nearest', ...keys(results[0]!.nearest)])
+    expect(await readFile(svg, 'utf8')).toContain('Rates beside the nearest fast layer')
   })
 
   test('an unfit file to compare with is refused', async () => {
@@ -135,11 +142,25 @@ describe('bench', () => {
     const report = (await json('bench', 'model', ...options)) as { results: Record<string, number | string>[] }
     expect(keys(report)).toEqual([...ORIGIN, 'results'])
     expect(report.results.map(({ task, batch }) => `${task} ${batch}`)).toEqual(['inference 1', 'inference 2', 'train 1', 'train 2'])
-    const names = ['task', 'model', 'device', 'precision', 'batch', 'threads', 'ms', 'imagesPerSecond', 'peakBytes', 'samples']
+    const names = [
+      'task',
+      'model',
+      'device',
+      'precision',
+      'batch',
+      'threads',
+      'ms',
+      'least',
+      'imagesPerSecond',
+      'peakBytes',
+      'peakResidentBytes',
+      'samples',
+    ]
     for (const row of report.results) {
       expect(keys(row)).toEqual(names)
       expect((row.imagesPerSecond as number) * (row.ms as number)).toBeCloseTo((row.batch as number) * 1000, -1)
       expect(row.peakBytes).toBeGreaterThan(1000)
+      if (process.platform === 'linux') expect(row.peakResidentBytes).toBeGreaterThan(row.peakBytes as number)
     }
     documented(names)
     expect(await readFile(join(folder, 'model.svg'), 'utf8')).toContain('xception train')

@@ -251,16 +251,16 @@ constexpr TileSet eluSet() {
           {computeTile<0, 1, 1, true, kElu, kExpand>, computeTile<0, 2, 1, true, kElu, kExpand>}};
 }
 // A run of 4 pixels or more splits evenly into tiles of 4 to 8.
-template <int K, Mode mode>
+template <int K, Mode mode, bool kExpand>
 constexpr TileSet slidingSet() {
   return {4,
           8,
-          {nullptr, nullptr, nullptr, computeTile<K, 4, 1, false, mode, false>,
-           computeTile<K, 5, 1, false, mode, false>, computeTile<K, 6, 1, false, mode, false>,
-           computeTile<K, 7, 1, false, mode, false>, computeTile<K, 8, 1, false, mode, false>},
-          {nullptr, nullptr, nullptr, computeTile<K, 4, 1, true, mode, false>, computeTile<K, 5, 1, true, mode, false>,
-           computeTile<K, 6, 1, true, mode, false>, computeTile<K, 7, 1, true, mode, false>,
-           computeTile<K, 8, 1, true, mode, false>}};
+          {nullptr, nullptr, nullptr, computeTile<K, 4, 1, false, mode, kExpand>,
+           computeTile<K, 5, 1, false, mode, kExpand>, computeTile<K, 6, 1, false, mode, kExpand>,
+           computeTile<K, 7, 1, false, mode, kExpand>, computeTile<K, 8, 1, false, mode, kExpand>},
+          {nullptr, nullptr, nullptr, computeTile<K, 4, 1, true, mode, kExpand>,
+           computeTile<K, 5, 1, true, mode, kExpand>, computeTile<K, 6, 1, true, mode, kExpand>,
+           computeTile<K, 7, 1, true, mode, kExpand>, computeTile<K, 8, 1, true, mode, kExpand>}};
 }
 template <Mode mode>
 constexpr TileSet pairedSet() {
@@ -285,20 +285,26 @@ constexpr TileSet partialSet() {
 }
 const TileSet kAnyTiles[4] = {anySet<kPlain, false>(), anySet<kRelu, false>(), anySet<kAffine, false>(),
                               eluSet<false>()};
-const TileSet kTiles3[3] = {slidingSet<3, kPlain>(), slidingSet<3, kRelu>(), slidingSet<3, kAffine>()};
-const TileSet kTiles5[3] = {slidingSet<5, kPlain>(), slidingSet<5, kRelu>(), slidingSet<5, kAffine>()};
+const TileSet kTiles3[3] = {slidingSet<3, kPlain, false>(), slidingSet<3, kRelu, false>(),
+                            slidingSet<3, kAffine, false>()};
+const TileSet kTiles5[3] = {slidingSet<5, kPlain, false>(), slidingSet<5, kRelu, false>(),
+                            slidingSet<5, kAffine, false>()};
 #if SEPCONV_VECTOR_BYTES < 64
 const TileSet kPairedTiles[3] = {pairedSet<kPlain>(), pairedSet<kRelu>(), pairedSet<kAffine>()};
 #endif
 // The affine prologue serves the others too where it hardly counts.
-const TileSet kExpandedTiles[2] = {anySet<kAffine, true>(), eluSet<true>()};
+const TileSet kExpandedTiles[3] = {anySet<kPlain, true>(), anySet<kAffine, true>(), eluSet<true>()};
+const TileSet kExpandedTiles3 = slidingSet<3, kAffine, true>();
 const TileSet kPartialTiles[2][2] = {{partialSet<kAffine, false>(), partialSet<kAffine, true>()},
                                      {partialSet<kElu, false>(), partialSet<kElu, true>()}};
 
 const TileSet& tilesFor(const DepthwiseWindow& w, Mode mode, ptrdiff_t pixels, ptrdiff_t channels) {
   const bool expand = w.multiplier > 1;
   if (channels < kWidth) return kPartialTiles[mode == kElu][expand];
-  if (expand) return kExpandedTiles[mode == kElu];
+  if (expand && w.kernelWidth == 3 && w.strideWidth == 1 && w.dilationWidth == 1 && mode != kElu &&
+      pixels >= kExpandedTiles3.least)
+    return kExpandedTiles3;
+  if (expand) return kExpandedTiles[mode == kElu ? 2 : mode != kPlain];
   if (w.strideWidth != 1 || w.dilationWidth != 1 || mode == kElu) return kAnyTiles[mode];
 #if SEPCONV_VECTOR_BYTES < 64
   if (w.kernelWidth == 3 && w.pixelDistance % 128 == 0 && channels >= 2 * kWidth && pixels >= kPairedTiles[mode].least)
@@ -414,17 +420,51 @@ void prologue(const DepthwiseOperands& o, const float* x, ptrdiff_t xDistance, f
   kStages[modeOf(o)](o, x, xDistance, y, yDistance, pixels, channels);
 }
 
+// Lane i of the result is lane 2 * i + odd of a and b one after the other.
+inline Vector everySecond(Vector a, Vector b, int odd) {
+#if defined(__clang__)
+  Vector y;
+  for (int i = 0; i < kWidth; ++i) y[i] = 2 * i + odd < kWidth ? a[2 * i + odd] : b[2 * i + odd - kWidth];
+  return y;
+#else
+  VectorInt lanes;
+  for (int i = 0; i < kWidth; ++i) lanes[i] = 2 * i + odd;
+  return __builtin_shuffle(a, b, lanes);
+#endif
+}
+// Sums of each M neighbouring floats, a vector of them.
+template <int M>
+inline Vector neighbourSums(const float* x) {
+  if constexpr (M == 1) {
+    return load(x);
+  } else {
+    const Vector a = neighbourSums<M / 2>(x), b = neighbourSums<M / 2>(x + M / 2 * kWidth);
+    return everySecond(a, b, 0) + everySecond(a, b, 1);
+  }
+}
+template <int M>
+ptrdiff_t sumNeighbours(const float* x, float* y, ptrdiff_t channels) {
+  ptrdiff_t c = 0;
+  for (; c + kWidth <= channels; c += kWidth) store(y + c, neighbourSums<M>(x + c * M));
+  if (c == 0) return 0;
+  if (c < channels) store(y + channels - kWidth, neighbourSums<M>(x + (channels - kWidth) * M));
+  return channels;
+}
+
 void sumMultiplier(const DepthwiseOperands& o, const float* x, ptrdiff_t xDistance, float* y, ptrdiff_t yDistance,
                    const float* gate, ptrdiff_t gateDistance, ptrdiff_t pixels, ptrdiff_t channels,
                    ptrdiff_t multiplier) {
   for (ptrdiff_t p = 0; p < pixels; ++p, x += xDistance, y += yDistance) {
-    for (ptrdiff_t c = 0; c < channels; ++c) {
+    ptrdiff_t c = multiplier == 2   ? sumNeighbours<2>(x, y, channels)
+                  : multiplier == 4 ? sumNeighbours<4>(x, y, channels)
+                                    : 0;
+    for (; c < channels; ++c) {
       float sum = 0;
       for (ptrdiff_t j = 0; j < multiplier; ++j) sum += x[c * multiplier + j];
       y[c] = sum;
     }
     if (!gate) continue;
-    for (ptrdiff_t c = 0; c < channels; c += kWidth) {
+    for (c = 0; c < channels; c += kWidth) {
       const int n = channels - c < kWidth ? static_cast<int>(channels - c) : static_cast<int>(kWidth);
       storeSome(y + c, gated(o, loadSome(y + c, n), loadSome(gate + p * gateDistance + c, n), c, n), n);
     }

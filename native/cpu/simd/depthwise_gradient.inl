@@ -149,7 +149,9 @@ TapLoops tapLoops(Mode mode, bool expand, bool partial) {
   if (mode == kElu) return {&kEluTaps[expand][partial], 1};
   if (partial)
     return {expand ? TapFunctions<kAffine, true, true>::value : TapFunctions<kAffine, false, true>::value, kTaps};
-  if (expand) return {TapFunctions<kAffine, true, false>::value, kTaps};
+  if (expand)
+    return {mode == kPlain ? TapFunctions<kPlain, true, false>::value : TapFunctions<kAffine, true, false>::value,
+            kTaps};
   static constexpr const SliceFunction* kFunctions[3] = {TapFunctions<kPlain, false, false>::value,
                                                          TapFunctions<kRelu, false, false>::value,
                                                          TapFunctions<kAffine, false, false>::value};

@@ -306,14 +306,56 @@ void packColumns(const float* source, ptrdiff_t row, ptrdiff_t depth, ptrdiff_t 
       storeColumns(packed + j, activate(loadColumns(source + j, columns - j), activation), width - j);
 }
 
+// One step of a transposition: of rows i and i + h, lanes l + h of the first and l of the second change places, for all
+// l without bit h.
+template <int h>
+inline void exchange(Vector& first, Vector& second) {
+  const Vector a = first, b = second;
+#if defined(__clang__)
+  for (int l = 0; l < kWidth; ++l) {
+    first[l] = l & h ? b[l - h] : a[l];
+    second[l] = l & h ? b[l] : a[l + h];
+  }
+#else
+  VectorInt upper, lower;
+  for (int l = 0; l < kWidth; ++l) {
+    upper[l] = l & h ? kWidth + l - h : l;
+    lower[l] = l & h ? kWidth + l : l + h;
+  }
+  first = __builtin_shuffle(a, b, upper);
+  second = __builtin_shuffle(a, b, lower);
+#endif
+}
+template <int h>
+inline void transpose(Vector (&rows)[kWidth]) {
+  SEPCONV_UNROLL(16)
+  for (int i = 0; i < kWidth; ++i)
+    if (!(i & h)) exchange<h>(rows[i], rows[i + h]);
+  if constexpr (2 * h < kWidth) transpose<2 * h>(rows);
+}
+
 void packTransposed(const float* source, ptrdiff_t row, ptrdiff_t depth, ptrdiff_t columns, float* packed) {
+  ptrdiff_t j = 0;
+  for (; j + kWidth <= columns; j += kWidth) {
+    ptrdiff_t k = 0;
+    for (; k + kWidth <= depth; k += kWidth) {
+      Vector block[kWidth];
+      SEPCONV_UNROLL(16)
+      for (int i = 0; i < kWidth; ++i) block[i] = load(source + (j + i) * row + k);
+      transpose<1>(block);
+      SEPCONV_UNROLL(16)
+      for (int i = 0; i < kWidth; ++i) store(packed + (k + i) * kPanel + j, block[i]);
+    }
+    for (; k < depth; ++k)
+      for (int i = 0; i < kWidth; ++i) packed[k * kPanel + j + i] = source[(j + i) * row + k];
+  }
   enum { kBlock = 16 };  // one cache line of each source row at a time
-  for (ptrdiff_t first = 0; first < depth; first += kBlock) {
+  for (ptrdiff_t first = 0; first < depth && j < kPanel; first += kBlock) {
     const ptrdiff_t end = smaller(depth, first + kBlock);
-    for (ptrdiff_t j = 0; j < columns; ++j)
-      for (ptrdiff_t k = first; k < end; ++k) packed[k * kPanel + j] = source[j * row + k];
+    for (ptrdiff_t i = j; i < columns; ++i)
+      for (ptrdiff_t k = first; k < end; ++k) packed[k * kPanel + i] = source[i * row + k];
     for (ptrdiff_t k = first; k < end; ++k)
-      for (ptrdiff_t j = columns; j < kPanel; ++j) packed[k * kPanel + j] = 0;
+      for (ptrdiff_t i = columns; i < kPanel; ++i) packed[k * kPanel + i] = 0;
   }
 }
 

@@ -3,11 +3,20 @@
 import { readFile } from 'node:fs/promises'
 import { Command } from 'commander'
 import type { KernelReport, KernelResult } from '../../bench/kernels.js'
-import type { ModelReport } from '../../bench/model.js'
 import { SepconvError } from '../../errors.js'
-import { addModelOptions, decimal, deviceOption, jsonOption, list, modelOptions, oneOf, wholeNumber } from '../options.js'
+import {
+  addModelOptions,
+  decimal,
+  deviceOption,
+  jsonOption,
+  list,
+  modelOptions,
+  oneOf,
+  threadCount,
+  threadsOption,
+  wholeNumber,
+} from '../options.js'
 import { ExitStatus } from '../status.js'
-import { formatBytes, formatTable, milliseconds, percent } from '../table.js'
 import { Progress, red, say, writeJson, writeText } from '../ui.js'
 
 interface Common {
@@ -25,6 +34,9 @@ interface KernelSettings extends Common {
   pass: KernelResult['pass'][]
   batch: number
   threads?: number
+  precision: string
+  nearest?: boolean
+  details?: boolean
   compare?: string
 }
 
@@ -64,22 +76,29 @@ const kernelsCommand = (): Command =>
     new Command('kernels')
       .summary("separable against regular convolution over Xception's layers")
       .description(
-        "Times every distinct separable layer of Xception as regular 3×3 convolution, depthwise, pointwise, unfused pair and fused kernel,\nagainst this machine's roofline: its multiply-add peak and copy bandwidth, measured in the same run.",
+        "Times every distinct separable layer of Xception as regular convolution, depthwise, pointwise, unfused pair and fused kernel (forward\nonly), against this machine's roofline: its multiply-add peak and copy bandwidth, measured in the same run.",
       )
-      .option('--layers <list>', 'such as 728->728@19 (default: the ten of Xception)', list(String))
+      .option(
+        '--layers <list>',
+        'xception, library (odd channels, 5×5, 7×7, stride, dilation, multiplier, small and large maps), or any such as 728->728@19 or 100->129@57:k5:s2:d2:m2 (default: xception)',
+        list(String),
+      )
+      .option('--nearest', 'beside each layer the nearest fast one, and the share of its rate that is kept (always with library)')
       .option(
         '--op <list>',
         'regular, depthwise, pointwise, unfused, fused (default: all)',
         list(oneOf('regular', 'depthwise', 'pointwise', 'unfused', 'fused')),
       )
-      .option('--pass <list>', 'forward, data, filter (gradients)', list(oneOf('forward', 'data', 'filter')), ['forward'])
+      .option('--pass <list>', 'forward, data, filter (gradients)', list(oneOf('forward', 'data', 'filter')), ['forward', 'data', 'filter'])
       .option('--batch <n>', 'pictures', wholeNumber(), 1)
-      .option('--threads <n>', 'threads of the cpu device (default: one per core)', wholeNumber())
+      .option('--precision <type>', 'float32', 'float32')
+      .addOption(threadsOption())
+      .option('--details', 'a row per kernel, with its rates and its share of the roofline')
       .option('--compare <file>', 'set the results beside those of an earlier run, a file that --out wrote'),
   )
     .addHelpText(
       'after',
-      "\nExamples:\n  $ sepconv bench kernels --svg kernels.svg\n  $ sepconv bench kernels --layers '728->728@19' --pass forward,data,filter --threads 1\n  $ sepconv bench kernels --out now.json --compare before.json",
+      "\nExamples:\n  $ sepconv bench kernels --svg kernels.svg\n  $ sepconv bench kernels --layers '728->728@19' --details --threads 1\n  $ sepconv bench kernels --layers library --pass forward\n  $ sepconv bench kernels --out now.json --compare before.json",
     )
     .action(kernels)
 
@@ -92,7 +111,7 @@ const modelCommand = (): Command =>
         .option('--model <list>', 'registered models', list(String), ['xception'])
         .option('--task <list>', 'inference, train', list(oneOf('inference', 'train')), ['inference', 'train'])
         .option('--batch <list>', 'pictures per batch', list(wholeNumber()), [1, 8])
-        .option('--threads <list>', 'threads of the cpu device (default: one per core)', list(wholeNumber()))
+        .option('--threads <list>', 'threads of the cpu device (default: one per core)', list(threadCount))
         .option('--precision <list>', 'float32', list(String), ['float32'])
         .option('--memory-limit <MiB>', 'most scratch memory of a training step', wholeNumber()),
     ),
@@ -104,84 +123,57 @@ const modelCommand = (): Command =>
     .action(model)
 
 async function kernels(settings: KernelSettings): Promise<void> {
-  const [{ benchKernels }, { parseLayer }, report] = await Promise.all([
+  const [{ benchKernels }, { parseLayers }, report, tables] = await Promise.all([
     import('../../bench/kernels.js'),
     import('../../bench/layers.js'),
     import('../../bench/report.js'),
+    import('../benchTables.js'),
   ])
   const before = settings.compare === undefined ? undefined : await readReport(settings.compare)
   const progress = new Progress({ label: 'kernels', total: 1 })
-  const { layers, op, pass, batch, threads, device, rounds, seconds } = settings
-  const result = await benchKernels({
-    ...(layers && { layers: layers.map(parseLayer) }),
+  const { layers, op, pass, batch, threads, precision, device, rounds, seconds } = settings
+  const nearest = settings.nearest || layers?.includes('library')
+  const measured = await benchKernels({
+    ...(layers && { layers: parseLayers(layers) }),
     ...(op && { ops: op }),
-    ...{ passes: pass, batch, threads, device, rounds, seconds },
+    ...{ passes: pass, batch, threads, precision, nearest, device, rounds, seconds },
     onProgress: ({ done, total, layer }) => progress.update(done / total, layer),
   })
   progress.finish()
-  await save(result, settings, () => report.kernelChart(result))
+  const comparison = before && report.compareKernels(measured, before, settings.compare!)
+  const result = { ...measured, ...(comparison && { comparison }) }
+  await save(result, settings, () =>
+    comparison ? report.comparisonChart(result, comparison) : nearest ? report.nearestChart(result) : report.kernelChart(result),
+  )
   if (settings.json) writeJson(result)
   else {
-    writeText(kernelTable(result, report))
-    if (before) writeText(`\n${comparison(result, before, report.layerTitle)}`)
-    if (result.roofline)
-      say(
-        `${report.machineTitle(
-          result,
-          result.results.map((row) => row.threads),
-        )}: ${result.roofline.peakGflops.toFixed(0)} GFLOP/s at most`,
-      )
-    else
-      say(
-        `${report.machineTitle(result, [])}: no roofline, because device '${result.results[0]?.device ?? ''}' has none that can be measured`,
-      )
+    writeText(settings.details ? tables.kernelDetails(result) : tables.kernelTable(result))
+    if (nearest) writeText(`\n${tables.nearestTable(result)}`)
+    if (comparison) writeText(`\n${tables.comparisonTable(comparison)}`)
+    sayLimits(result, report)
   }
+  if (comparison) for (const note of report.differencesOf(comparison)) say(note)
+  const slow = result.results.filter((row) => row.nearest && row.nearest.share < 0.5)
+  for (const { op: name, layer, pass: direction, nearest: other } of slow)
+    say(red(`${name} ${direction} of ${layer} keeps ${(100 * other!.share).toFixed(0)} % of the rate at ${other!.layer}`))
   for (const { op: name, layer, pass: direction, maxError } of result.wrong)
     say(red(`${name} ${direction} of ${layer} disagrees with the reference by ${maxError.toExponential(1)} and was not timed`))
   if (result.wrong.length > 0) throw new ExitStatus(1)
 }
 
-type Report = Pick<typeof import('../../bench/report.js'), 'layerRows' | 'layerTitle'>
-
-export function kernelTable(result: KernelReport, { layerRows, layerTitle }: Report): string {
-  const right = (title: string) => ({ title, align: 'right' as const })
-  const columns = [
-    { title: 'layer' },
-    { title: 'pass' },
-    ...['regular 3×3', 'depthwise', 'pointwise', 'pair', 'fused', 'speed-up', 'GFLOP/s', 'GB/s', 'of the roofline'].map(right),
-  ]
-  const time = (row: KernelResult | undefined) => (row ? milliseconds(row.ms) : '')
-  const rows = layerRows(result.results).map(({ layer, pass, byOp, speedUp }) => {
-    const best = byOp.fused ?? byOp.unfused ?? Object.values(byOp)[0]
-    return [
-      ...[layerTitle(layer), pass, time(byOp.regular), time(byOp.depthwise), time(byOp.pointwise), time(byOp.unfused), time(byOp.fused)],
-      speedUp === undefined ? '' : `${speedUp.toFixed(1)}×`,
-      ...(best ? [best.gflops.toFixed(0), best.gbps.toFixed(1), best.rooflineShare === null ? '' : percent(best.rooflineShare)] : []),
-    ]
-  })
-  return formatTable(columns, rows)
-}
-
-/** Times of two runs side by side, for what both have. */
-function comparison(now: KernelReport, before: KernelReport, title: (layer: string) => string): string {
-  const key = ({ op, layer, pass, batch, threads }: KernelResult) => [op, layer, pass, batch, threads].join()
-  const old = new Map(before.results.map((row) => [key(row), row]))
-  const rows = now.results.flatMap((row) => {
-    const was = old.get(key(row))
-    return was ? [[title(row.layer), row.pass, row.op, milliseconds(was.ms), milliseconds(row.ms), `${(was.ms / row.ms).toFixed(2)}×`]] : []
-  })
-  const right = (name: string) => ({ title: name, align: 'right' as const })
-  return formatTable(
-    [
-      { title: 'layer' },
-      { title: 'pass' },
-      { title: 'op' },
-      right(before.commit?.slice(0, 8) ?? 'before'),
-      right('now'),
-      right('faster by'),
-    ],
-    rows,
-  )
+/** What the machine can do at most, and where it runs slower paths than it might. */
+function sayLimits(result: KernelReport, { machineTitle, slowPath }: typeof import('../../bench/report.js')): void {
+  const { roofline, results } = result
+  if (roofline) {
+    const { copies } = roofline.toJSON()
+    const [least, most] = [Math.min(...copies.map(({ gbps }) => gbps)), Math.max(...copies.map(({ gbps }) => gbps))]
+    const threads = results.map((row) => row.threads)
+    say(
+      `${machineTitle(result, threads)}: ${roofline.peakGflops.toFixed(0)} GFLOP/s and, by footprint, ${least.toFixed(0)} to ${most.toFixed(0)} GB/s at most`,
+    )
+  } else say(`${machineTitle(result, [])}: no roofline, because device '${results[0]?.device ?? ''}' has none that can be measured`)
+  const slow = slowPath(result)
+  if (slow) say(slow)
 }
 
 async function model(settings: ModelSettings): Promise<void> {
@@ -196,21 +188,13 @@ async function model(settings: ModelSettings): Promise<void> {
     onProgress: ({ done, total, label }) => progress.update(done / total, label),
   })
   progress.finish()
-  const report = await import('../../bench/report.js')
+  const [report, { modelTable }] = await Promise.all([import('../../bench/report.js'), import('../benchTables.js')])
   await save(result, settings, () => report.modelChart(result))
   if (settings.json) return writeJson(result)
   writeText(modelTable(result))
   say(report.machineTitle(result, []))
-}
-
-export function modelTable({ results }: ModelReport): string {
-  const columns = ['model', 'task', 'device'].map((title) => ({ title }))
-  const right = ['batch', 'threads', 'time', 'pictures/s', 'peak memory'].map((title) => ({ title, align: 'right' as const }))
-  const rows = results.map((row) => [
-    ...[row.model, row.task, row.device, String(row.batch), String(row.threads), milliseconds(row.ms)],
-    ...[row.imagesPerSecond.toFixed(1), formatBytes(row.peakBytes)],
-  ])
-  return formatTable([...columns, ...right], rows)
+  const slow = report.slowPath(result)
+  if (slow) say(slow)
 }
 
 async function save(result: unknown, { svg, out }: Common, chart: () => Promise<string>): Promise<void> {

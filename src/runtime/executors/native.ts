@@ -200,7 +200,7 @@ export class NativeDeviceExecutor implements Executor {
 /** SIMD kernels on a thread pool. */
 export class NativeCpuExecutor extends NativeDeviceExecutor {
   constructor(options: NativeOptions = {}) {
-    super('cpu', { threads: options.threads ?? defaultThreads(), isa: options.isa ?? process.env.SEPCONV_ISA })
+    super('cpu', { threads: options.threads ?? defaultThreads(), isa: options.isa ?? defaultIsa() })
   }
 
   /** Number of threads that take part in a run. Results do not depend on it. */
@@ -236,6 +236,19 @@ function defaultThreads(): number {
       given: text,
     })
   return threads
+}
+
+function defaultIsa(): string | undefined {
+  const isa = process.env.SEPCONV_ISA
+  if (!isa) return undefined
+  const { isas = [] } = native(() => requireNative().executors()).find(({ name }) => name === 'cpu') ?? {}
+  if (!isas.includes(isa))
+    throw new SepconvError('ERR_ARGUMENT', `SEPCONV_ISA='${isa}' is not available on this processor: there is ${isas.join(', ')}`, {
+      subject: 'SEPCONV_ISA',
+      given: isa,
+      expected: isas,
+    })
+  return isa
 }
 
 /** Every native device, best first: what is available, then what is not, with the reason. Never throws. */
