@@ -4,8 +4,8 @@
  * (with optimizer slots in training), prepared weights, arena, inputs and outputs.
  */
 
-import { SepconvError } from '../errors.js'
 import type { Value } from '../graph/graph.js'
+import { checkPrecision, checkStorage, type Precision } from '../graph/passes/storage.js'
 import { byteLength, elements, type TensorType } from '../graph/types.js'
 import { createModel, type Model } from '../models/index.js'
 import { softmaxCrossEntropy } from '../ops/index.js'
@@ -26,7 +26,7 @@ export interface ModelResult {
   readonly task: Task
   readonly model: string
   readonly device: string
-  readonly precision: 'float32'
+  readonly precision: Precision
   readonly batch: number
   readonly threads: number
   /** Median of one run. */
@@ -52,28 +52,26 @@ export interface ModelBenchOptions extends SamplingOptions {
   readonly batches?: readonly number[]
   /** Default: the device's own number. */
   readonly threads?: readonly number[]
-  readonly precisions?: readonly string[]
+  /** Default `['float32']`. */
+  readonly precisions?: readonly Precision[]
   readonly memoryLimit?: number
   readonly onProgress?: (progress: { readonly done: number; readonly total: number; readonly label: string }) => void
 }
 
-/** @throws ERR_ARGUMENT for unknown models and for precisions other than float32. */
+/** @throws ERR_ARGUMENT for unknown models and precisions, ERR_DEVICE where the device lacks one. */
 export async function benchModel(options: ModelBenchOptions = {}): Promise<ModelReport> {
   const { models = ['xception'], tasks = ['inference', 'train'], batches = [1, 8], precisions = ['float32'] } = options
-  for (const precision of precisions)
-    if (precision !== 'float32')
-      throw new SepconvError('ERR_ARGUMENT', `precision '${precision}' is not available`, {
-        subject: 'precision',
-        expected: ['float32'],
-        given: precision,
-      })
+  for (const precision of precisions) checkPrecision('bench model', precision)
   const executor = openDevice(options.device)
+  for (const precision of precisions) checkStorage(precision, executor.target)
   const { isa, threads } = useThreads(executor, options.threads?.[0])
   const results: ModelResult[] = []
-  const cases = models.flatMap((model) => tasks.flatMap((task) => batches.map((batch) => ({ model, task, batch }))))
-  for (const [done, { model, task, batch }] of cases.entries()) {
-    options.onProgress?.({ done, total: cases.length, label: `${model} ${task}, batch ${batch}` })
-    results.push(...(await measure(executor, model, task, batch, options.threads ?? [threads], options)))
+  const cases = models.flatMap((model) =>
+    tasks.flatMap((task) => precisions.flatMap((precision) => batches.map((batch) => ({ model, task, precision, batch })))),
+  )
+  for (const [done, one] of cases.entries()) {
+    options.onProgress?.({ done, total: cases.length, label: `${one.model} ${one.task}, ${one.precision}, batch ${one.batch}` })
+    results.push(...(await measure(executor, one, options.threads ?? [threads], options)))
   }
   options.onProgress?.({ done: cases.length, total: cases.length, label: '' })
   return { ...origin(isa), results }
@@ -81,14 +79,12 @@ export async function benchModel(options: ModelBenchOptions = {}): Promise<Model
 
 async function measure(
   executor: Executor,
-  name: string,
-  task: Task,
-  batch: number,
+  { model: name, task, precision, batch }: { model: string; task: Task; precision: Precision; batch: number },
   threads: readonly number[],
   options: ModelBenchOptions,
 ): Promise<ModelResult[]> {
   const before = executor.memory().allocated
-  using model = await createModel(name, { ...options.options, device: executor.name })
+  using model = await createModel(name, { ...options.options, device: executor.name, precision })
   const { executable, dispose } = task === 'inference' ? inference(model, batch) : training(model, batch, options.memoryLimit)
   const inputs = executable.inputs.map(({ name: input, type }) => fill(executor, input, type, model.network.classes))
   try {
@@ -111,7 +107,7 @@ async function measure(
     return threads.map((count) => {
       const { ms, samples } = timings.get(String(count))!
       return {
-        ...{ task, model: name, device: executor.name, precision: 'float32', batch, threads: count },
+        ...{ task, model: name, device: executor.name, precision, batch, threads: count },
         ...{ ms: round(ms), imagesPerSecond: round((batch * 1000) / ms), peakBytes, samples },
       }
     })
@@ -132,7 +128,7 @@ const imageType = (model: Model, batch: number): TensorType => {
 }
 
 function inference(model: Model, batch: number): Prepared {
-  const forward = compile((x: Value) => model(x), { device: model.device })
+  const forward = compile((x: Value) => model(x), { device: model.device, precision: model.precision })
   const images = fill(model.executor, 'images', imageType(model, batch), model.network.classes)
   const executable = forward.executable(images)
   images.dispose()
@@ -143,6 +139,7 @@ function training(model: Model, batch: number, memoryLimit: number | undefined):
   const optimizer = sgd({ rate: 1e-4, momentum: 0.9, weightDecay: 1e-5 })
   const step = compile(({ images, labels }: { images: Value; labels: Value }) => softmaxCrossEntropy(model(images), labels), {
     device: model.device,
+    precision: model.precision,
     train: optimizer,
     memoryLimit,
   })

@@ -64,14 +64,16 @@ export function kernelChart(report: KernelReport): Promise<string> {
 
 /** Throughput over batch sizes, a line per task and number of threads. */
 export function modelChart(report: ModelReport): Promise<string> {
+  const precisions = [...new Set(report.results.map(({ precision }) => precision))]
+  const several = precisions.length > 1
   const lines = new Map<string, [number, number][]>()
-  for (const { task, model, batch, threads, imagesPerSecond } of report.results) {
-    const name = `${model} ${task}, ${threads} thread${threads === 1 ? '' : 's'}`
+  for (const { task, model, batch, threads, precision, imagesPerSecond } of report.results) {
+    const name = `${model} ${task}${several ? ` ${precision}` : ''}, ${threads} thread${threads === 1 ? '' : 's'}`
     lines.set(name, [...(lines.get(name) ?? []), [batch, imagesPerSecond]])
   }
   return lineChart({
     title: 'Throughput',
-    subtitle: `float32, ${machineTitle(
+    subtitle: `${several ? '' : `${precisions[0] ?? 'float32'}, `}${machineTitle(
       report,
       report.results.map(({ threads }) => threads),
     )}`,

@@ -148,6 +148,7 @@ class Run {
       },
       {
         device: model.device,
+        precision: this.settings.precision,
         train: this.#optimizer,
         memoryLimit: this.options.memoryLimit,
         clipNorm,

@@ -62,6 +62,42 @@ export class Cases {
   }
 }
 
+/** Inputs that are stored like the activations; the others are float32 per channel. */
+export const STORED: Readonly<Record<string, readonly number[]>> = {
+  conv2d: [0, 1, 4],
+  conv2dInputGradient: [0, 1, 2],
+  conv2dFilterGradient: [0, 1],
+  depthwiseConv2d: [0, 1, 6],
+  depthwiseConv2dInputGradient: [0, 1, 2],
+  depthwiseConv2dFilterGradient: [0, 1],
+  pointwiseConv2d: [0, 1, 4],
+  pointwiseConv2dInputGradient: [0, 1, 2],
+  pointwiseConv2dFilterGradient: [0, 1],
+  separableConv2d: [0, 1, 2, 8],
+  packFilter: [0],
+  batchNormStatistics: [0],
+  scaleShift: [0, 3],
+  batchNormGradient: [0, 1],
+  unary: [0],
+  unaryGradient: [0, 1],
+  binary: [0, 1],
+  select: [1, 2],
+  dropout: [0],
+  maxPool2d: [0, 1],
+  maxPool2dGradient: [0, 1],
+  avgPool2d: [0],
+  avgPool2dGradient: [0],
+  reduce: [0],
+  softmax: [0],
+  softmaxGradient: [0, 1],
+  concat: [0, 1, 2],
+  slice: [0],
+  pad: [0],
+  transpose: [0],
+  broadcastTo: [0],
+  copy: [0],
+}
+
 type Maker = (c: Cases) => Omit<Case, 'kernel'>
 
 const outputsOf = (kernel: string, inputs: readonly (HostTensor | null)[], attributes: Attributes): TensorType[] =>

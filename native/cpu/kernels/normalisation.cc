@@ -1,12 +1,13 @@
 // batchNormStatistics, batchNormCoefficients, scaleShift, batchNormGradient over [rows, c]. Rows are cut into blocks of
 // about 64 KB by shape alone; block results are combined in float64 in their order (Chan et al. 1979), so the bits do
-// not depend on the number of threads. All are bound by memory: statistics read x once (its second pass hits the
-// cache), the gradient reads x and dy twice and writes dx once.
+// not depend on the number of threads. Activations are float32 or bfloat16. All are bound by memory: statistics read x
+// once (its second pass hits the cache), the gradient reads x and dy twice and writes dx once.
 #include <algorithm>
 #include <cmath>
 
 #include "../simd/table.h"
 #include "checks.h"
+#include "float_blocks.h"
 
 namespace sepconv::cpu {
 namespace {
@@ -15,19 +16,26 @@ constexpr int64_t kBlockFloats = 16384;
 
 struct Blocks {
   int64_t rows, channels, rowsPerBlock, count;
+  bool half;  // bfloat16
   explicit Blocks(const TensorType& x)
       : rows(x.rows()),
         channels(x.shape.empty() ? 1 : x.shape.back()),
         rowsPerBlock(std::clamp<int64_t>(kBlockFloats / channels, 1, 1024)),
-        count((rows + rowsPerBlock - 1) / rowsPerBlock) {}
+        count((rows + rowsPerBlock - 1) / rowsPerBlock),
+        half(x.dtype == DType::bfloat16) {}
   int64_t rowsOf(int64_t block) const { return std::min(rowsPerBlock, rows - block * rowsPerBlock); }
   int64_t start(int64_t block) const { return block * rowsPerBlock * channels; }
+  int64_t elements(int64_t block) const { return rowsOf(block) * channels; }
+  FloatBlocks floats(ThreadPool& pool, int thread, int slots) const {
+    return FloatBlocks(pool, thread, half, rowsPerBlock * channels, slots);
+  }
 };
 
 const TensorType& activations(const CallDescription& call, size_t input, const char* role) {
   if (!call.has(input)) fail(call, "ERR_SHAPE", std::string(role) + " is missing");
-  expectDType(call, role, call.input(input), DType::float32);
-  return call.input(input);
+  const TensorType& type = call.input(input);
+  expectDType(call, role, type, type.dtype == DType::bfloat16 ? DType::bfloat16 : DType::float32);
+  return type;
 }
 
 void expectChannels(const CallDescription& call, size_t input, const char* role, int64_t channels) {
@@ -48,12 +56,13 @@ class BatchNormStatistics : public Kernel {
   }
   size_t workspaceBytes() const override { return static_cast<size_t>(2 * blocks_.count * blocks_.channels) * 4; }
   void run(const Arguments& arguments) const override {
-    const float* x = arguments.input(0);
     auto* partial = static_cast<float*>(arguments.workspace);
     const int64_t c = blocks_.channels;
-    arguments.pool.run(blocks_.count, [&](int64_t block, int) {
+    arguments.pool.run(blocks_.count, [&](int64_t block, int thread) {
+      const FloatBlocks floats = blocks_.floats(arguments.pool, thread, 1);
+      const float* x = floats.read(0, arguments.inputs[0], blocks_.start(block), blocks_.elements(block));
       float* mean = partial + 2 * block * c;
-      simd().normalisation.moments(x + blocks_.start(block), blocks_.rowsOf(block), c, mean, mean + c);
+      simd().normalisation.moments(x, blocks_.rowsOf(block), c, mean, mean + c);
     });
     forEachChunk(arguments.pool, c, 128, [&](int64_t begin, int64_t count) {
       for (int64_t j = begin; j < begin + count; ++j) {
@@ -109,12 +118,15 @@ class ScaleShift : public Kernel {
     if (call.has(3)) expectType(call, "residual", call.input(3), call.input(0));
   }
   void run(const Arguments& arguments) const override {
-    const float *x = arguments.input(0), *residual = arguments.input(3);
-    arguments.pool.run(blocks_.count, [&](int64_t block, int) {
-      const int64_t start = blocks_.start(block);
-      simd().normalisation.scaleShift(x + start, arguments.input(1), arguments.input(2),
-                                      residual ? residual + start : nullptr, static_cast<int>(activation_),
-                                      blocks_.rowsOf(block), blocks_.channels, arguments.output() + start);
+    arguments.pool.run(blocks_.count, [&](int64_t block, int thread) {
+      const int64_t start = blocks_.start(block), n = blocks_.elements(block);
+      const FloatBlocks floats = blocks_.floats(arguments.pool, thread, 2);
+      const float* x = floats.read(0, arguments.inputs[0], start, n);
+      const float* residual = floats.read(1, arguments.input<void>(3), start, n);
+      simd().normalisation.scaleShift(x, arguments.input(1), arguments.input(2), residual,
+                                      static_cast<int>(activation_), blocks_.rowsOf(block), blocks_.channels,
+                                      floats.target(0, arguments.outputs[0], start));
+      floats.store(0, arguments.outputs[0], start, n);
     });
   }
 
@@ -136,15 +148,17 @@ class BatchNormGradient : public Kernel {
   // Partial sums of every block, then three coefficients per channel.
   size_t workspaceBytes() const override { return static_cast<size_t>((2 * blocks_.count + 3) * blocks_.channels) * 4; }
   void run(const Arguments& arguments) const override {
-    const float *dy = arguments.input(0), *x = arguments.input(1), *mean = arguments.input(2),
-                *variance = arguments.input(3), *gamma = arguments.input(4);
+    const float *mean = arguments.input(2), *variance = arguments.input(3), *gamma = arguments.input(4);
     const int64_t c = blocks_.channels;
     auto* partial = static_cast<float*>(arguments.workspace);
     float *a = partial + 2 * blocks_.count * c, *b = a + c, *d = b + c;
-    arguments.pool.run(blocks_.count, [&](int64_t block, int) {
-      const int64_t start = blocks_.start(block);
+    arguments.pool.run(blocks_.count, [&](int64_t block, int thread) {
+      const int64_t start = blocks_.start(block), n = blocks_.elements(block);
+      const FloatBlocks floats = blocks_.floats(arguments.pool, thread, 2);
+      const float* dy = floats.read(0, arguments.inputs[0], start, n);
+      const float* x = floats.read(1, arguments.inputs[1], start, n);
       float* sum = partial + 2 * block * c;
-      simd().normalisation.gradientSums(dy + start, x + start, mean, blocks_.rowsOf(block), c, sum, sum + c);
+      simd().normalisation.gradientSums(dy, x, mean, blocks_.rowsOf(block), c, sum, sum + c);
     });
     forEachChunk(arguments.pool, c, 128, [&](int64_t begin, int64_t count) {
       for (int64_t j = begin; j < begin + count; ++j) {
@@ -162,10 +176,14 @@ class BatchNormGradient : public Kernel {
         d[j] = static_cast<float>(-scale * sum / rows);
       }
     });
-    arguments.pool.run(blocks_.count, [&](int64_t block, int) {
-      const int64_t start = blocks_.start(block);
-      simd().normalisation.gradientApply(dy + start, x + start, mean, a, b, d, blocks_.rowsOf(block), c,
-                                         arguments.output() + start);
+    arguments.pool.run(blocks_.count, [&](int64_t block, int thread) {
+      const int64_t start = blocks_.start(block), n = blocks_.elements(block);
+      const FloatBlocks floats = blocks_.floats(arguments.pool, thread, 2);
+      const float* dy = floats.read(0, arguments.inputs[0], start, n);
+      const float* x = floats.read(1, arguments.inputs[1], start, n);
+      simd().normalisation.gradientApply(dy, x, mean, a, b, d, blocks_.rowsOf(block), c,
+                                         floats.target(0, arguments.outputs[0], start));
+      floats.store(0, arguments.outputs[0], start, n);
     });
   }
 

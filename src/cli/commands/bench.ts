@@ -2,6 +2,7 @@
 
 import { readFile } from 'node:fs/promises'
 import { Command } from 'commander'
+import type { Precision } from '../../graph/passes/storage.js'
 import type { KernelReport, KernelResult } from '../../bench/kernels.js'
 import type { ModelReport } from '../../bench/model.js'
 import { SepconvError } from '../../errors.js'
@@ -33,7 +34,7 @@ interface ModelSettings extends Common, Record<string, unknown> {
   task: ('inference' | 'train')[]
   batch: number[]
   threads?: number[]
-  precision: string[]
+  precision: Precision[]
 }
 
 const sampling = (command: Command): Command =>
@@ -93,7 +94,7 @@ const modelCommand = (): Command =>
         .option('--task <list>', 'inference, train', list(oneOf('inference', 'train')), ['inference', 'train'])
         .option('--batch <list>', 'pictures per batch', list(wholeNumber()), [1, 8])
         .option('--threads <list>', 'threads of the cpu device (default: one per core)', list(wholeNumber()))
-        .option('--precision <list>', 'float32', list(String), ['float32'])
+        .option('--precision <list>', 'storage of feature maps: float32, bfloat16', list(oneOf('float32', 'bfloat16')), ['float32'])
         .option('--memory-limit <MiB>', 'most scratch memory of a training step', wholeNumber()),
     ),
   )
@@ -204,10 +205,10 @@ async function model(settings: ModelSettings): Promise<void> {
 }
 
 export function modelTable({ results }: ModelReport): string {
-  const columns = ['model', 'task', 'device'].map((title) => ({ title }))
+  const columns = ['model', 'task', 'device', 'precision'].map((title) => ({ title }))
   const right = ['batch', 'threads', 'time', 'pictures/s', 'peak memory'].map((title) => ({ title, align: 'right' as const }))
   const rows = results.map((row) => [
-    ...[row.model, row.task, row.device, String(row.batch), String(row.threads), milliseconds(row.ms)],
+    ...[row.model, row.task, row.device, row.precision, String(row.batch), String(row.threads), milliseconds(row.ms)],
     ...[row.imagesPerSecond.toFixed(1), formatBytes(row.peakBytes)],
   ])
   return formatTable([...columns, ...right], rows)
