@@ -7,7 +7,6 @@
 
 #include "../simd/table.h"
 #include "checks.h"
-#include "float_blocks.h"
 
 namespace sepconv::cpu {
 namespace {
@@ -25,10 +24,6 @@ struct Blocks {
         half(x.dtype == DType::bfloat16) {}
   int64_t rowsOf(int64_t block) const { return std::min(rowsPerBlock, rows - block * rowsPerBlock); }
   int64_t start(int64_t block) const { return block * rowsPerBlock * channels; }
-  int64_t elements(int64_t block) const { return rowsOf(block) * channels; }
-  FloatBlocks floats(ThreadPool& pool, int thread, int slots) const {
-    return FloatBlocks(pool, thread, half, rowsPerBlock * channels, slots);
-  }
 };
 
 const TensorType& activations(const CallDescription& call, size_t input, const char* role) {
@@ -58,11 +53,13 @@ class BatchNormStatistics : public Kernel {
   void run(const Arguments& arguments) const override {
     auto* partial = static_cast<float*>(arguments.workspace);
     const int64_t c = blocks_.channels;
-    arguments.pool.run(blocks_.count, [&](int64_t block, int thread) {
-      const FloatBlocks floats = blocks_.floats(arguments.pool, thread, 1);
-      const float* x = floats.read(0, arguments.inputs[0], blocks_.start(block), blocks_.elements(block));
+    arguments.pool.run(blocks_.count, [&](int64_t block, int) {
+      const int64_t start = blocks_.start(block), rows = blocks_.rowsOf(block);
       float* mean = partial + 2 * block * c;
-      simd().normalisation.moments(x, blocks_.rowsOf(block), c, mean, mean + c);
+      if (blocks_.half)
+        simd().bf16->columnMoments(arguments.input<uint16_t>(0) + start, c, rows, c, mean, mean + c);
+      else
+        simd().normalisation.moments(arguments.input(0) + start, rows, c, mean, mean + c);
     });
     forEachChunk(arguments.pool, c, 128, [&](int64_t begin, int64_t count) {
       for (int64_t j = begin; j < begin + count; ++j) {
@@ -118,15 +115,18 @@ class ScaleShift : public Kernel {
     if (call.has(3)) expectType(call, "residual", call.input(3), call.input(0));
   }
   void run(const Arguments& arguments) const override {
-    arguments.pool.run(blocks_.count, [&](int64_t block, int thread) {
-      const int64_t start = blocks_.start(block), n = blocks_.elements(block);
-      const FloatBlocks floats = blocks_.floats(arguments.pool, thread, 2);
-      const float* x = floats.read(0, arguments.inputs[0], start, n);
-      const float* residual = floats.read(1, arguments.input<void>(3), start, n);
-      simd().normalisation.scaleShift(x, arguments.input(1), arguments.input(2), residual,
-                                      static_cast<int>(activation_), blocks_.rowsOf(block), blocks_.channels,
-                                      floats.target(0, arguments.outputs[0], start));
-      floats.store(0, arguments.outputs[0], start, n);
+    const float *scale = arguments.input(1), *shift = arguments.input(2);
+    const auto at = [](auto* data, int64_t start) { return data ? data + start : nullptr; };
+    arguments.pool.run(blocks_.count, [&](int64_t block, int) {
+      const int64_t start = blocks_.start(block), rows = blocks_.rowsOf(block);
+      if (blocks_.half)
+        simd().bf16->scaleShift(arguments.input<uint16_t>(0) + start, scale, shift,
+                                at(arguments.input<uint16_t>(3), start), static_cast<int>(activation_), rows,
+                                blocks_.channels, arguments.output<uint16_t>() + start);
+      else
+        simd().normalisation.scaleShift(arguments.input(0) + start, scale, shift, at(arguments.input(3), start),
+                                        static_cast<int>(activation_), rows, blocks_.channels,
+                                        arguments.output() + start);
     });
   }
 
@@ -152,13 +152,15 @@ class BatchNormGradient : public Kernel {
     const int64_t c = blocks_.channels;
     auto* partial = static_cast<float*>(arguments.workspace);
     float *a = partial + 2 * blocks_.count * c, *b = a + c, *d = b + c;
-    arguments.pool.run(blocks_.count, [&](int64_t block, int thread) {
-      const int64_t start = blocks_.start(block), n = blocks_.elements(block);
-      const FloatBlocks floats = blocks_.floats(arguments.pool, thread, 2);
-      const float* dy = floats.read(0, arguments.inputs[0], start, n);
-      const float* x = floats.read(1, arguments.inputs[1], start, n);
+    arguments.pool.run(blocks_.count, [&](int64_t block, int) {
+      const int64_t start = blocks_.start(block), rows = blocks_.rowsOf(block);
       float* sum = partial + 2 * block * c;
-      simd().normalisation.gradientSums(dy, x, mean, blocks_.rowsOf(block), c, sum, sum + c);
+      if (blocks_.half)
+        simd().bf16->gradientSums(arguments.input<uint16_t>(0) + start, arguments.input<uint16_t>(1) + start, mean,
+                                  rows, c, sum, sum + c);
+      else
+        simd().normalisation.gradientSums(arguments.input(0) + start, arguments.input(1) + start, mean, rows, c, sum,
+                                          sum + c);
     });
     forEachChunk(arguments.pool, c, 128, [&](int64_t begin, int64_t count) {
       for (int64_t j = begin; j < begin + count; ++j) {
@@ -176,14 +178,14 @@ class BatchNormGradient : public Kernel {
         d[j] = static_cast<float>(-scale * sum / rows);
       }
     });
-    arguments.pool.run(blocks_.count, [&](int64_t block, int thread) {
-      const int64_t start = blocks_.start(block), n = blocks_.elements(block);
-      const FloatBlocks floats = blocks_.floats(arguments.pool, thread, 2);
-      const float* dy = floats.read(0, arguments.inputs[0], start, n);
-      const float* x = floats.read(1, arguments.inputs[1], start, n);
-      simd().normalisation.gradientApply(dy, x, mean, a, b, d, blocks_.rowsOf(block), c,
-                                         floats.target(0, arguments.outputs[0], start));
-      floats.store(0, arguments.outputs[0], start, n);
+    arguments.pool.run(blocks_.count, [&](int64_t block, int) {
+      const int64_t start = blocks_.start(block), rows = blocks_.rowsOf(block);
+      if (blocks_.half)
+        simd().bf16->gradientApply(arguments.input<uint16_t>(0) + start, arguments.input<uint16_t>(1) + start, mean, a,
+                                   b, d, rows, c, arguments.output<uint16_t>() + start);
+      else
+        simd().normalisation.gradientApply(arguments.input(0) + start, arguments.input(1) + start, mean, a, b, d, rows,
+                                           c, arguments.output() + start);
     });
   }
 

@@ -5,8 +5,10 @@
 
 namespace sepconv::cpu::SEPCONV_ISA {
 namespace {
-#include "bf16.inl"
 #include "vector.inl"
+
+// On top of it.
+#include "bf16.inl"
 }  // namespace
 
 extern const Bf16Table table;

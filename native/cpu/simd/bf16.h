@@ -100,6 +100,13 @@ struct Bf16Table {
                                   const Bf16FilterGradientRun& run);
   // c[row, column] (+)= sum over k of a[k, row] * b[k, column], both packed in pairs of k: a in panels of aPanel rows.
   void (*outerProduct)(const Bf16OuterProduct& product);
+  // Batch norm over [rows, c], as NormalisationTable.
+  void (*scaleShift)(const uint16_t* x, const float* scale, const float* shift, const uint16_t* residual,
+                     int activation, ptrdiff_t rows, ptrdiff_t c, uint16_t* y);
+  void (*gradientSums)(const uint16_t* dy, const uint16_t* x, const float* mean, ptrdiff_t rows, ptrdiff_t c,
+                       float* sum, float* product);
+  void (*gradientApply)(const uint16_t* dy, const uint16_t* x, const float* mean, const float* a, const float* b,
+                        const float* d, ptrdiff_t rows, ptrdiff_t c, uint16_t* dx);
   void (*widen)(const uint16_t* source, float* target, ptrdiff_t n);
   // To nearest, ties to even; NaN stays NaN.
   void (*narrow)(const float* source, uint16_t* target, ptrdiff_t n);

@@ -15,6 +15,7 @@ typedef uint32_t WordsUnaligned __attribute__((vector_size(SEPCONV_VECTOR_BYTES)
 typedef uint32_t WordUnaligned __attribute__((aligned(2), may_alias));
 
 inline ptrdiff_t smaller(ptrdiff_t a, ptrdiff_t b) { return a < b ? a : b; }
+inline ptrdiff_t larger(ptrdiff_t a, ptrdiff_t b) { return a > b ? a : b; }
 
 inline Words loadWords(const uint16_t* p) { return *reinterpret_cast<const WordsUnaligned*>(p); }
 inline void storeWords(uint16_t* p, Words v) { *reinterpret_cast<WordsUnaligned*>(p) = v; }
@@ -71,12 +72,51 @@ inline Pair loadPair(const uint16_t* p, ptrdiff_t n) {
   return loadPair(part);
 #endif
 }
+// Lanes of a and b taken together, `kStep` apart from `first`.
+template <int kFirst, int kStep>
+inline Vector everyOther(Vector a, Vector b) {
+#if defined(__AVX512F__) && SEPCONV_VECTOR_BYTES == 64
+  __m512i lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+  if (kStep == 2) {
+    lanes = _mm512_add_epi32(_mm512_slli_epi32(lanes, 1), _mm512_set1_epi32(kFirst));
+  } else {  // one of each in turn
+    const __m512i half = _mm512_add_epi32(_mm512_srli_epi32(lanes, 1), _mm512_set1_epi32(kFirst));
+    lanes = _mm512_mask_add_epi32(half, 0xaaaa, half, _mm512_set1_epi32(16));
+  }
+  return (Vector)_mm512_permutex2var_ps((__m512)a, lanes, (__m512)b);
+#else
+  Vector result;
+  for (int i = 0; i < kWidth; ++i) {
+    if (kStep == 2) {
+      const int lane = 2 * i + kFirst;
+      result[i] = lane < kWidth ? a[lane % kWidth] : b[lane % kWidth];
+    } else {
+      result[i] = i % 2 ? b[kFirst + i / 2] : a[kFirst + i / 2];
+    }
+  }
+  return result;
+#endif
+}
+inline Vector loadSome(const float* p, ptrdiff_t n) {
+  return n >= kWidth ? load(p) : n > 0 ? loadPartial(p, static_cast<int>(n)) : Vector{};
+}
+inline void storeSome(float* p, Vector v, ptrdiff_t n) {
+  if (n >= kWidth)
+    store(p, v);
+  else if (n > 0)
+    storePartial(p, v, static_cast<int>(n));
+}
 // float32 values per channel, split alike.
 inline Pair loadPair(const float* p, ptrdiff_t n) {
-  Pair pair = {};
-  const ptrdiff_t count = n < 2 * kWidth ? n : static_cast<ptrdiff_t>(2 * kWidth);
-  for (ptrdiff_t i = 0; i < count; ++i) (i % 2 ? pair.odd : pair.even)[i / 2] = p[i];
-  return pair;
+  const Vector a = loadSome(p, n), b = n > kWidth ? loadSome(p + kWidth, n - kWidth) : Vector{};
+  return {everyOther<0, 2>(a, b), everyOther<1, 2>(a, b)};
+}
+inline Pair loadPairOr(const float* p, ptrdiff_t n, float otherwise) {
+  return p ? loadPair(p, n) : Pair{broadcast(otherwise), broadcast(otherwise)};
+}
+inline void storePair(float* p, Pair v, ptrdiff_t n) {
+  storeSome(p, everyOther<0, 1>(v.even, v.odd), n);
+  if (n > kWidth) storeSome(p + kWidth, everyOther<kWidth / 2, 1>(v.even, v.odd), n - kWidth);
 }
 inline Words pairWords(Pair v) {
 #if defined(__AVX512BF16__) && SEPCONV_VECTOR_BYTES == 64
@@ -273,18 +313,34 @@ void activateAll(const uint16_t* source, uint16_t* target, ptrdiff_t n, int acti
     storePair(target + i, activate(loadPair(source + i, n - i), activation), n - i);
 }
 
+// n < kWidth elements as the low halves of words.
+inline Words wordsOf(const uint16_t* p, ptrdiff_t n) {
+#if defined(__AVX512BW__) && SEPCONV_VECTOR_BYTES == 64
+  return (Words)_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(static_cast<__mmask16>((1u << n) - 1), p));
+#else
+  Words words = {};
+  for (ptrdiff_t i = 0; i < n; ++i) words[i] = p[i];
+  return words;
+#endif
+}
+inline Words wordsOf(const uint16_t* p) {
+  return __builtin_convertvector((Half) * reinterpret_cast<const HalfUnaligned*>(p), Words);
+}
+
 void packColumns(const uint16_t* source, ptrdiff_t row, ptrdiff_t depth, ptrdiff_t columns, ptrdiff_t width,
                  int activation, uint16_t* packed) {
   for (ptrdiff_t k = 0; k < depth; k += 2, packed += 2 * width) {
     const uint16_t* even = source + k * row;
     const bool both = k + 1 < depth;
-    const uint16_t* odd = both ? even + row : even;
-    const uint16_t mask = both ? 0xffff : 0;
-    for (ptrdiff_t j = 0; j < columns; ++j) {
-      packed[2 * j] = even[j];
-      packed[2 * j + 1] = odd[j] & mask;
+    const uint16_t* odd = even + row;
+    ptrdiff_t j = 0;
+    for (; j + kWidth <= columns; j += kWidth)
+      storeWords(packed + 2 * j, wordsOf(even + j) | (both ? wordsOf(odd + j) << 16 : Words{}));
+    if (const ptrdiff_t n = columns - j) {
+      const Words words = wordsOf(even + j, n) | (both ? wordsOf(odd + j, n) << 16 : Words{});
+      storeSome(reinterpret_cast<float*>(packed + 2 * j), (Vector)words, n);
     }
-    for (ptrdiff_t j = 2 * columns; j < 2 * width; ++j) packed[j] = 0;
+    for (j = 2 * columns; j < 2 * width; ++j) packed[j] = 0;
     if (activation != kActivationNone) activateAll(packed, packed, 2 * columns, activation);
   }
 }
@@ -317,17 +373,16 @@ void multiplyOuterTile(const Bf16OuterProduct& p, const uint16_t* a, const uint1
     SEPCONV_BF16_UNROLL(16)
     for (int i = 0; i < R; ++i) accumulate(sum[i], wordAt(a + 2 * i), right);
   }
-  for (ptrdiff_t i = 0; i < rows; ++i)
-    for (ptrdiff_t j = 0; j < columns; j += kWidth) {
-      float* to = c + i * p.cRow + j;
-      const Vector v = sum[i][j / kWidth];
-      if (columns - j >= kWidth) {
-        store(to, p.accumulate ? load(to) + v : v);
-      } else {
-        const int n = static_cast<int>(columns - j);
-        storePartial(to, p.accumulate ? loadPartial(to, n) + v : v, n);
-      }
+  SEPCONV_BF16_UNROLL(16)
+  for (int i = 0; i < R; ++i) {
+    if (i >= rows) break;
+    SEPCONV_BF16_UNROLL(2)
+    for (int j = 0; j < 2; ++j) {
+      float* to = c + i * p.cRow + j * kWidth;
+      const ptrdiff_t n = columns - j * kWidth;
+      storeSome(to, p.accumulate ? loadSome(to, n) + sum[i][j] : sum[i][j], n);
     }
+  }
 }
 
 using OuterFunction = void (*)(const Bf16OuterProduct&, const uint16_t*, const uint16_t*, float*, ptrdiff_t, ptrdiff_t);
@@ -359,29 +414,73 @@ void columnMoments(const uint16_t* source, ptrdiff_t row, ptrdiff_t rows, ptrdif
       for (; i < rows; ++i) sum[0] += term(loadHalf(source + i * row + j, n));
       return (sum[0] + sum[1]) + (sum[2] + sum[3]);
     };
-    const auto write = [&](float* p, Vector v) {
-      if (n >= kWidth)
-        store(p, v);
-      else
-        storePartial(p, v, static_cast<int>(n));
-    };
     const Vector average = sumOf([](Vector x) { return x; }) * share;
-    write(mean + j, average);
-    write(deviations + j, sumOf([=](Vector x) { return (x - average) * (x - average); }));
+    storeSome(mean + j, average, n);
+    storeSome(deviations + j, sumOf([=](Vector x) { return (x - average) * (x - average); }), n);
+  }
+}
+
+// -- batch norm over [rows, c], a pair of vectors of channels at a time --
+
+void scaleShift(const uint16_t* x, const float* scale, const float* shift, const uint16_t* residual, int activation,
+                ptrdiff_t rows, ptrdiff_t c, uint16_t* y) {
+  for (ptrdiff_t j = 0; j < c; j += 2 * kWidth) {
+    const ptrdiff_t n = c - j;
+    const Pair a = loadPairOr(scale ? scale + j : nullptr, n, 1), b = loadPairOr(shift ? shift + j : nullptr, n, 0);
+    for (ptrdiff_t i = j; i < rows * c; i += c) {
+      Pair v = loadPair(x + i, n);
+      v = {v.even * a.even + b.even, v.odd * a.odd + b.odd};
+      if (residual) {
+        const Pair r = loadPair(residual + i, n);
+        v = {v.even + r.even, v.odd + r.odd};
+      }
+      storePair(y + i, activate(v, activation), n);
+    }
+  }
+}
+
+void gradientSums(const uint16_t* dy, const uint16_t* x, const float* mean, ptrdiff_t rows, ptrdiff_t c, float* sum,
+                  float* product) {
+  for (ptrdiff_t j = 0; j < c; j += 2 * kWidth) {
+    const ptrdiff_t n = c - j;
+    const Pair average = loadPair(mean + j, n);
+    Pair sums = {}, products = {};
+    for (ptrdiff_t i = j; i < rows * c; i += c) {
+      const Pair g = loadPair(dy + i, n), v = loadPair(x + i, n);
+      sums = {sums.even + g.even, sums.odd + g.odd};
+      products = {products.even + g.even * (v.even - average.even), products.odd + g.odd * (v.odd - average.odd)};
+    }
+    storePair(sum + j, sums, n);
+    storePair(product + j, products, n);
+  }
+}
+
+void gradientApply(const uint16_t* dy, const uint16_t* x, const float* mean, const float* a, const float* b,
+                   const float* d, ptrdiff_t rows, ptrdiff_t c, uint16_t* dx) {
+  for (ptrdiff_t j = 0; j < c; j += 2 * kWidth) {
+    const ptrdiff_t n = c - j;
+    const Pair average = loadPair(mean + j, n), p = loadPair(a + j, n), q = loadPair(b + j, n), r = loadPair(d + j, n);
+    for (ptrdiff_t i = j; i < rows * c; i += c) {
+      const Pair g = loadPair(dy + i, n), v = loadPair(x + i, n);
+      storePair(dx + i,
+                {p.even * g.even + (q.even * (v.even - average.even) + r.even),
+                 p.odd * g.odd + (q.odd * (v.odd - average.odd) + r.odd)},
+                n);
+    }
   }
 }
 
 // -- pooling, conversion --
 
-inline Vector larger(Vector best, Vector x) { return (x > best) | (x != x) ? x : best; }
+inline Vector poolMaximum(Vector best, Vector x) { return (x > best) | (x != x) ? x : best; }
 
-void maximum(const uint16_t* const* taps, ptrdiff_t count, const uint16_t* residual, ptrdiff_t c, uint16_t* y) {
+void maxima(const uint16_t* const* taps, ptrdiff_t count, const uint16_t* residual, ptrdiff_t c, uint16_t* y) {
   for (ptrdiff_t j = 0; j < c; j += 2 * kWidth) {
     const ptrdiff_t n = c - j;
     Pair best = loadPair(taps[0] + j, n);
     for (ptrdiff_t t = 1; t < count; ++t) {
       const Pair x = loadPair(taps[t] + j, n);
-      best = {larger(best.even, x.even), larger(best.odd, x.odd)};
+      best = {poolMaximum(best.even, x.even), poolMaximum(best.odd, x.odd)};
     }
     if (residual) {
       const Pair x = loadPair(residual + j, n);
@@ -414,10 +513,13 @@ constexpr Bf16Table bf16Table = {
     bf16::packTransposed,
     bf16::activateAll,
     bf16::depthwise,
-    bf16::maximum,
+    bf16::maxima,
     bf16::columnMoments,
     bf16::depthwiseFilterGradient,
     bf16::outerProduct,
+    bf16::scaleShift,
+    bf16::gradientSums,
+    bf16::gradientApply,
     bf16::widenAll,
     bf16::narrowAll,
 };
