@@ -5,6 +5,8 @@ import { opDefinition } from '../../src/graph/op.js'
 import type { Attributes } from '../../src/graph/graph.js'
 import { elements, type TensorType } from '../../src/graph/types.js'
 import type { HostTensor } from '../../src/graph/op.js'
+import { unpackFilter } from '../../src/ops/packFilter.js'
+import { fromBfloat16, toBfloat16 } from '../../src/runtime/tensor.js'
 import '../../src/ops/index.js'
 
 export interface Case {
@@ -106,7 +108,7 @@ const outputsOf = (kernel: string, inputs: readonly (HostTensor | null)[], attri
 export const typeOf = (tensor: HostTensor | null): TensorType | null =>
   tensor && {
     shape: tensor.shape,
-    dtype: tensor.data instanceof Int32Array ? 'int32' : tensor.data instanceof Uint8Array ? 'uint8' : 'float32',
+    dtype: tensor.dtype ?? (tensor.data instanceof Int32Array ? 'int32' : tensor.data instanceof Uint8Array ? 'uint8' : 'float32'),
   }
 
 /** The reference's outputs of a case. */
@@ -115,6 +117,7 @@ export function reference({ kernel, inputs, attributes }: Case): HostTensor[] {
     const length = elements(shape)
     return {
       shape,
+      ...(dtype === 'bfloat16' && { dtype }),
       data: dtype === 'int32' ? new Int32Array(length) : dtype === 'uint8' ? new Uint8Array(length) : new Float32Array(length),
     }
   })
@@ -520,3 +523,33 @@ export const makers = (panel: number): Readonly<Record<string, Maker>> => ({
     }
   },
 })
+
+const rounded = (tensor: HostTensor): HostTensor => ({
+  shape: tensor.shape,
+  dtype: 'bfloat16',
+  data: Float32Array.from(tensor.data, (x) => fromBfloat16(toBfloat16(x))),
+})
+
+/** The same calls with bfloat16 where activations and filters are stored ({@link STORED}), packed in pairs. */
+export function bfloat16Makers(panel: number): Readonly<Record<string, Maker>> {
+  const all = makers(panel)
+  return Object.fromEntries(
+    Object.entries(STORED).map(([kernel, stored]) => [
+      kernel,
+      (c) => {
+        const made = all[kernel]!(c)
+        const attributes = kernel === 'packFilter' ? { ...made.attributes, pair: 2 } : made.attributes
+        const inputs = made.inputs.map((input, i) =>
+          input && stored.includes(i) && input.data instanceof Float32Array ? rounded(input) : input,
+        )
+        if (attributes.packed === true) {
+          const slot = kernel === 'separableConv2d' ? 2 : 1
+          const [k, cout] = [inputs[slot]!.shape[1]!, attributes.cout as number]
+          const plain = rounded({ shape: [k, cout], data: Float32Array.from(unpackFilter(inputs[slot]!, k, cout)) })
+          inputs[slot] = reference({ kernel: 'packFilter', inputs: [plain], attributes: { panel, pair: 2 } })[0]!
+        }
+        return { inputs, attributes }
+      },
+    ]),
+  )
+}

@@ -2,6 +2,7 @@
 // runs, results are rounded. One pass more over each operand, so the ops that a network spends its time in have kernels
 // of their own (bf16.h) or take blocks of either storage (float_blocks.h).
 #include <algorithm>
+#include <unordered_map>
 #include <unordered_set>
 
 #include "bf16.h"
@@ -12,15 +13,51 @@ namespace {
 
 constexpr int64_t kChunk = 16384;
 
+// Which operands of a call are stored alike; all others are what they are in float32 programs.
+struct Stored {
+  std::vector<size_t> inputs;
+  bool output;  // the first one
+};
+const std::unordered_map<std::string, Stored>& storedOperands() {
+  static const std::unordered_map<std::string, Stored> all = {
+      {"conv2d", {{0, 1, 4}, true}},
+      {"conv2dInputGradient", {{0, 1, 2}, true}},
+      {"conv2dFilterGradient", {{0, 1}, false}},
+      {"depthwiseConv2dInputGradient", {{0, 1, 2}, true}},
+      {"depthwiseConv2dFilterGradient", {{0, 1}, false}},
+      {"maxPool2dGradient", {{0, 1}, true}},
+      {"avgPool2d", {{0}, true}},
+      {"avgPool2dGradient", {{0}, true}},
+      {"binary", {{0, 1}, true}},
+      {"select", {{1, 2}, true}},
+      {"dropout", {{0}, true}},
+      {"reduce", {{0}, true}},
+      {"softmax", {{0}, true}},
+      {"softmaxGradient", {{0, 1}, true}},
+  };
+  return all;
+}
+
 class ViaFloat32 final : public Kernel {
  public:
-  ViaFloat32(const CallDescription& call, Factory factory) : table_(*simd().bf16) {
+  ViaFloat32(const CallDescription& call, Factory factory) : table_(*simd().bf16), outputCount_(call.outputs.size()) {
+    const auto found = storedOperands().find(call.kernel);
+    if (found == storedOperands().end()) fail(call, "ERR_DTYPE", "takes float32, got bfloat16");
+    const auto expect = [&](const std::string& role, const TensorType& type, bool stored) {
+      if (stored || type.dtype == DType::bfloat16)
+        expectDType(call, role.c_str(), type, stored ? DType::bfloat16 : DType::float32);
+      return stored;
+    };
     CallDescription wide = call;
-    outputCount_ = call.outputs.size();
-    for (size_t i = 0; i < call.inputs.size(); ++i)
-      if (wide.inputs[i] && wide.inputs[i]->dtype == DType::bfloat16) inputs_.push_back(place(i, *wide.inputs[i]));
+    for (size_t i = 0; i < call.inputs.size(); ++i) {
+      const auto& list = found->second.inputs;
+      const bool stored = std::find(list.begin(), list.end(), i) != list.end();
+      if (call.has(i) && expect("input " + std::to_string(i), call.input(i), stored))
+        inputs_.push_back(place(i, *wide.inputs[i]));
+    }
     for (size_t i = 0; i < call.outputs.size(); ++i)
-      if (wide.outputs[i].dtype == DType::bfloat16) outputs_.push_back(place(i, wide.outputs[i]));
+      if (expect("output " + std::to_string(i), call.outputs[i], i == 0 && found->second.output))
+        outputs_.push_back(place(i, wide.outputs[i]));
     kernel_ = factory(wide);
   }
   size_t workspaceBytes() const override { return bytes_ + kernel_->workspaceBytes(); }
@@ -60,8 +97,9 @@ class ViaFloat32 final : public Kernel {
   }
 
   const Bf16Table& table_;
+  const size_t outputCount_;
   std::vector<Place> inputs_, outputs_;
-  size_t bytes_ = 0, outputCount_ = 0;
+  size_t bytes_ = 0;
   std::unique_ptr<Kernel> kernel_;
 };
 
