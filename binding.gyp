@@ -24,7 +24,7 @@
       "sources": ["<!@(node scripts/sources.mjs common)"],
       "dependencies": ["sepconv_scalar"],
       "conditions": [
-        ["target_arch=='x64'", {"dependencies": ["sepconv_avx2", "sepconv_avx512"]}],
+        ["target_arch=='x64'", {"dependencies": ["sepconv_avx2", "sepconv_avx512", "sepconv_avx512bf16"]}],
         ["target_arch=='arm64'", {"dependencies": ["sepconv_neon"]}],
         ["OS=='linux'", {"ldflags": ["-Wl,--exclude-libs,ALL", "-Wl,--gc-sections"], "libraries": ["-lpthread"]}],
         ["nvcc==''", {"sources": ["<!@(node scripts/sources.mjs withoutCuda)"]}],
@@ -62,6 +62,13 @@
           "sources": ["<!@(node scripts/sources.mjs isa avx512)"],
           "cflags_cc": ["<!@(node scripts/sources.mjs flags avx512)"],
           "xcode_settings": {"OTHER_CPLUSPLUSFLAGS": ["<!@(node scripts/sources.mjs flags avx512)"]},
+        },
+        {
+          "target_name": "sepconv_avx512bf16",
+          "type": "static_library",
+          "sources": ["<!@(node scripts/sources.mjs isa avx512bf16)"],
+          "cflags_cc": ["<!@(node scripts/sources.mjs flags avx512bf16)"],
+          "xcode_settings": {"OTHER_CPLUSPLUSFLAGS": ["<!@(node scripts/sources.mjs flags avx512bf16)"]},
         },
       ],
     }],

@@ -17,6 +17,7 @@
 #include "allocator.h"
 #include "float_mode.h"
 #include "kernel.h"
+#include "kernels/bf16.h"
 #include "simd/table.h"
 
 namespace sepconv::cpu {
@@ -75,7 +76,11 @@ std::unique_ptr<Kernel> makeKernel(const CallDescription& call) {
   return inCall(call, [&] {
     auto found = kernels().find(call.kernel);
     if (found == kernels().end()) throw Error("ERR_FORMAT", "the cpu executor has no such kernel");
-    return found->second(call);
+    const auto isBf16 = [](const TensorType& type) { return type.dtype == DType::bfloat16; };
+    const bool half = std::any_of(call.inputs.begin(), call.inputs.end(),
+                                  [&](const auto& input) { return input && isBf16(*input); }) ||
+                      std::any_of(call.outputs.begin(), call.outputs.end(), isBf16);
+    return half ? bf16::makeKernel(call, kernels()) : found->second(call);
   });
 }
 
@@ -306,7 +311,7 @@ ExecutorInfo executorInfo() {
   info.properties["threads"] = static_cast<double>(availableThreads());
   info.properties["panel"] = static_cast<double>(simd().gemm.panel);
   info.properties["cacheBytes"] = static_cast<double>(lastLevelCache());
-  info.properties["dtypes"] = std::vector<std::string>{"float32"};
+  info.properties["dtypes"] = std::vector<std::string>{"float32", "bfloat16"};
   return info;
 }
 

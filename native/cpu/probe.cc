@@ -56,7 +56,7 @@ __attribute__((target("avx512f,avx512vl,fma,prefer-vector-width=512"))) float ru
 
 Arithmetic arithmetic(const std::string& isa) {
 #if defined(__x86_64__)
-  if (isa == "avx512") return {runAvx512, 16};
+  if (isa == "avx512" || isa == "avx512bf16") return {runAvx512, 16};
   if (isa == "avx2" || isa == "wide") return {runAvx2, 8};
 #endif
   (void)isa;

@@ -14,16 +14,17 @@ namespace sepconv::cpu {
 // prepare(block, thread) returns the operand of a block; work(block, part, operand) does one of its parts.
 template <class Prepare, class Work>
 void runBlocks(ThreadPool& pool, int64_t blocks, int64_t parts, const Prepare& prepare, const Work& work) {
+  using Operand = decltype(prepare(int64_t{0}, 0));
   struct alignas(64) Slot {
     std::atomic<int64_t> part;  // the next one; `parts` and above: none
     int64_t block;
-    const float* operand;
+    Operand operand;
   };
   const int threads = pool.threads();
   if (threads == 1 || blocks * parts == 1) {  // nobody to share with
     pool.run(1, [&](int64_t, int thread) {
       for (int64_t block = 0; block < blocks; ++block) {
-        const float* operand = prepare(block, thread);
+        const Operand operand = prepare(block, thread);
         for (int64_t part = 0; part < parts; ++part) work(block, part, operand);
       }
     });

@@ -246,7 +246,7 @@ ExecutorInfo describeDevice(int index) {
   info.properties["memoryBytes"] = static_cast<double>(found.totalGlobalMem);
   info.properties["panel"] = 0.0;
   info.properties["kernels"] = kernelNames();
-  info.properties["dtypes"] = std::vector<std::string>{"float32"};
+  info.properties["dtypes"] = std::vector<std::string>{"float32", "bfloat16"};
   cudaFuncAttributes attributes;
   error = cudaSetDevice(index);
   if (error == cudaSuccess) error = cudaFuncGetAttributes(&attributes, reinterpret_cast<const void*>(probe));

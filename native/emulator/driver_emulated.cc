@@ -127,7 +127,7 @@ ExecutorInfo describe(const Mode& mode) {
   info.properties["panel"] = 0.0;
   info.properties["multiprocessors"] = 2.0;
   info.properties["kernels"] = cuda::kernelNames();
-  info.properties["dtypes"] = std::vector<std::string>{"float32"};
+  info.properties["dtypes"] = std::vector<std::string>{"float32", "bfloat16"};
   return info;
 }
 

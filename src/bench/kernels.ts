@@ -13,7 +13,8 @@ import { LayerKernel } from './layerKernel.js'
 import { type Layer, nearestFast, XCEPTION_LAYERS } from './layers.js'
 import { type Origin, origin, Roofline, round } from './machine.js'
 import { type KernelOp, makeOperands, type Pass } from './operands.js'
-import { checkPrecision, type Precision } from './precision.js'
+import type { Precision } from '../graph/passes/storage.js'
+import { checkPrecision } from './precision.js'
 import { type SamplingOptions, sampleRounds, type Timing } from './sampling.js'
 
 export interface KernelResult {

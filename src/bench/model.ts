@@ -5,6 +5,7 @@
  */
 
 import type { Value } from '../graph/graph.js'
+import { checkPrecision, checkStorage, type Precision } from '../graph/passes/storage.js'
 import { byteLength, elements, type TensorType } from '../graph/types.js'
 import { createModel, type Model } from '../models/index.js'
 import { softmaxCrossEntropy } from '../ops/index.js'
@@ -17,7 +18,7 @@ import { type Tensor, upload } from '../runtime/tensor.js'
 import { sgd } from '../train/optimizer.js'
 import { useThreads } from './kernels.js'
 import { type Origin, origin, round } from './machine.js'
-import { checkPrecision, type Precision } from './precision.js'
+
 import { peakResidentBytes, resetPeakResident } from './resident.js'
 import { type SamplingOptions, sampleRounds } from './sampling.js'
 
@@ -58,24 +59,25 @@ export interface ModelBenchOptions extends SamplingOptions {
   /** Default: the device's own number. */
   readonly threads?: readonly number[]
   /** Default `['float32']`. */
-  readonly precisions?: readonly string[]
+  readonly precisions?: readonly Precision[]
   readonly memoryLimit?: number
   readonly onProgress?: (progress: { readonly done: number; readonly total: number; readonly label: string }) => void
 }
 
-/** @throws ERR_ARGUMENT for unknown models, precisions that the device has not got and thread counts out of range, before anything is measured. */
+/** @throws ERR_ARGUMENT for unknown models, precisions and thread counts out of range, ERR_DEVICE where the device lacks a precision. */
 export async function benchModel(options: ModelBenchOptions = {}): Promise<ModelReport> {
   const { models = ['xception'], tasks = ['inference', 'train'], batches = [1, 8], precisions = ['float32'] } = options
+  for (const precision of precisions) checkPrecision('bench model', precision)
   const executor = openDevice(options.device)
-  const stored = precisions.map((precision) => checkPrecision(executor, precision))
+  for (const precision of precisions) checkStorage(precision, executor.target)
   const { isa, threads } = useThreads(executor, undefined)
   for (const count of options.threads ?? []) useThreads(executor, count)
   const results: ModelResult[] = []
   const cases = models.flatMap((model) =>
-    tasks.flatMap((task) => stored.flatMap((precision) => batches.map((batch) => ({ model, task, precision, batch })))),
+    tasks.flatMap((task) => precisions.flatMap((precision) => batches.map((batch) => ({ model, task, precision, batch })))),
   )
   for (const [done, each] of cases.entries()) {
-    options.onProgress?.({ done, total: cases.length, label: `${each.model} ${each.task}, batch ${each.batch}` })
+    options.onProgress?.({ done, total: cases.length, label: `${each.model} ${each.task}, ${each.precision}, batch ${each.batch}` })
     results.push(...(await measure(executor, each, options.threads ?? [threads], options)))
   }
   options.onProgress?.({ done: cases.length, total: cases.length, label: '' })
@@ -97,7 +99,7 @@ async function measure(
 ): Promise<ModelResult[]> {
   const before = executor.memory().allocated
   const hasPeak = resetPeakResident()
-  using model = await createModel(name, { ...options.options, device: executor.name })
+  using model = await createModel(name, { ...options.options, device: executor.name, precision })
   const { executable, dispose } = task === 'inference' ? inference(model, batch) : training(model, batch, options.memoryLimit)
   const inputs = executable.inputs.map(({ name: input, type }) => fill(executor, input, type, model.network.classes))
   try {
@@ -149,7 +151,7 @@ const imageType = (model: Model, batch: number): TensorType => {
 }
 
 function inference(model: Model, batch: number): Prepared {
-  const forward = compile((x: Value) => model(x), { device: model.device })
+  const forward = compile((x: Value) => model(x), { device: model.device, precision: model.precision })
   const images = fill(model.executor, 'images', imageType(model, batch), model.network.classes)
   const executable = forward.executable(images)
   images.dispose()
@@ -160,6 +162,7 @@ function training(model: Model, batch: number, memoryLimit: number | undefined):
   const optimizer = sgd({ rate: 1e-4, momentum: 0.9, weightDecay: 1e-5 })
   const step = compile(({ images, labels }: { images: Value; labels: Value }) => softmaxCrossEntropy(model(images), labels), {
     device: model.device,
+    precision: model.precision,
     train: optimizer,
     memoryLimit,
   })

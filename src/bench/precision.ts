@@ -1,9 +1,8 @@
 /** Storage types that benchmarks can be asked for; a device that has not got one refuses it by name. */
 
 import { SepconvError } from '../errors.js'
+import type { Precision } from '../graph/passes/storage.js'
 import type { Executor } from '../runtime/executor.js'
-
-export type Precision = 'float32' | 'bfloat16'
 
 /** What benchmarks run in today; results carry the name, so that rows of other precisions stand beside these. */
 const MEASURED: readonly Precision[] = ['float32']

@@ -161,15 +161,16 @@ export function comparisonChart(report: KernelReport, { before, rows }: KernelCo
 
 /** Throughput over batch sizes, a line per task and number of threads. */
 export function modelChart(report: ModelReport): Promise<string> {
-  const lines = new Map<string, [number, number][]>()
   const precisions = [...new Set(report.results.map(({ precision }) => precision))]
-  for (const { task, model, precision, batch, threads, imagesPerSecond } of report.results) {
-    const name = `${model} ${task}, ${precisions.length > 1 ? `${precision}, ` : ''}${threads} thread${threads === 1 ? '' : 's'}`
+  const several = precisions.length > 1
+  const lines = new Map<string, [number, number][]>()
+  for (const { task, model, batch, threads, precision, imagesPerSecond } of report.results) {
+    const name = `${model} ${task}${several ? ` ${precision}` : ''}, ${threads} thread${threads === 1 ? '' : 's'}`
     lines.set(name, [...(lines.get(name) ?? []), [batch, imagesPerSecond]])
   }
   return lineChart({
     title: 'Throughput',
-    subtitle: `${precisions.join(' and ')}, ${machineTitle(
+    subtitle: `${several ? '' : `${precisions[0] ?? 'float32'}, `}${machineTitle(
       report,
       report.results.map(({ threads }) => threads),
     )}`,

@@ -49,6 +49,11 @@ export const deviceOption = (): Option => new Option('--device <name>', 'auto, c
 export const threadsOption = (): Option =>
   new Option('--threads <n>', 'threads of the cpu device (default: one per core)').argParser(threadCount)
 
+export const precisionOption = (): Option =>
+  new Option('--precision <type>', 'storage of feature maps: float32, or bfloat16 at half the bytes (default: float32)').argParser(
+    oneOf('float32', 'bfloat16'),
+  )
+
 export const resizeOption = (): Option =>
   new Option(
     '--resize <how>',

@@ -5,7 +5,7 @@ import type { FitOptions } from '../train/fit.js'
 import type { FreezeOptions } from '../train/freeze.js'
 import type { Recipe } from '../train/recipe.js'
 import type { Span } from '../train/schedule.js'
-import { decimal, list, oneOf, positive, wholeNumber } from './options.js'
+import { decimal, list, oneOf, positive, precisionOption, wholeNumber } from './options.js'
 
 const share = decimal((x) => x >= 0 && x < 1, 'in [0, 1)')
 const upToOne = decimal((x) => x >= 0 && x <= 1, 'in [0, 1]')
@@ -61,7 +61,7 @@ export function addTrainingOptions(command: Command): Command {
     .option('--erase <share>', 'share of the pictures of which a random part is erased', upToOne)
     .option('--mixup <alpha>', 'mixes pictures and labels', atLeast0)
     .option('--cutmix <alpha>', 'cuts parts of pictures into others', atLeast0)
-    .option('--precision <type>', 'float32, or bfloat16 where the device has it', oneOf('float32', 'bfloat16'))
+    .addOption(precisionOption())
     .optionsGroup('Checkpoints:')
     .option('--checkpoint-steps <n>', 'steps between checkpoints (default: every minute, and after each epoch)', wholeNumber())
     .option('--snapshots <epochs>', 'epochs between weights that are kept for good (default: none are)', wholeNumber())

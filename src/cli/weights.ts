@@ -10,6 +10,7 @@ export interface WeightsSettings extends DeviceSettings {
   model?: string
   labels?: string
   resize?: 'crop' | 'squash'
+  precision?: 'float32' | 'bfloat16'
 }
 
 /** The file behind `--weights`; a download shows how far it is. */
@@ -41,10 +42,10 @@ export async function openWeights(command: string, settings: WeightsSettings, ex
     })
   const device = selectDevice(settings)
   const { createModel, loadModel } = await import('../models/index.js')
-  const { model: name, resize } = settings
+  const { model: name, resize, precision } = settings
   const path = await downloaded(weights)
   const crop = resize === undefined ? {} : { preprocessing: { crop: resize === 'squash' ? ('squash' as const) : ('center' as const) } }
-  const options = { device, ...crop, ...extra }
+  const options = { device, precision, ...crop, ...extra }
   const model = name === undefined ? await loadModel(path, options) : await createModel(name, { weights: path, ...options })
   if (settings.labels === undefined) return model
   try {

@@ -7,6 +7,7 @@ import { fusePrologue } from './passes/fuse-prologue.js'
 import { fuseSeparable, fuseStatistics } from './passes/fuse-separable.js'
 import { hoist, packFilters } from './passes/prepare.js'
 import { recompute } from './passes/recompute.js'
+import { assignStorage, type Precision } from './passes/storage.js'
 import type { Graph } from './graph.js'
 import { type Lowered, lower } from './lower.js'
 import { eliminateDeadCode } from './rewrite.js'
@@ -17,6 +18,8 @@ export interface CompileGraphOptions {
   memoryLimit?: number
   /** Off: every op is a call of its own (verification, teaching). Default on. */
   optimise?: boolean
+  /** What feature maps are stored in. Default `'float32'`. */
+  precision?: Precision
 }
 
 export interface Compiled {
@@ -28,9 +31,13 @@ export interface Compiled {
 }
 
 export function compileGraph(traced: Graph, target: Target, options: CompileGraphOptions = {}): Compiled {
+  const { precision = 'float32' } = options
   let graph = decompose(eliminateDeadCode(traced))
-  if (options.optimise === false) return { graph, main: lower(graph, target) }
-  graph = fusePrologue(fuseEpilogue(mergeCommon(graph)))
+  if (options.optimise === false) {
+    graph = assignStorage(graph, precision, target)
+    return { graph, main: lower(graph, target) }
+  }
+  graph = assignStorage(fusePrologue(fuseEpilogue(mergeCommon(graph))), precision, target)
   if (options.memoryLimit !== undefined) graph = recompute(graph, options.memoryLimit, target)
   graph = packFilters(fuseStatistics(fuseSeparable(graph, target)), target)
   const { main, prepare } = hoist(graph)

@@ -11,6 +11,8 @@ import type { Shape, TensorType } from './types.js'
 export interface HostTensor {
   readonly shape: Shape
   readonly data: Float32Array | Int32Array | Uint8Array
+  /** Where `data` holds widened values: what they are stored in. Default: what the class of `data` says. */
+  readonly dtype?: 'bfloat16'
 }
 
 export interface ReferenceCall {

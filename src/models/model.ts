@@ -6,6 +6,7 @@
 import { checkOptions, SepconvError } from '../errors.js'
 import { softmax } from '../ops/index.js'
 import type { Value } from '../graph/graph.js'
+import { checkPrecision, checkStorage, type Precision } from '../graph/passes/storage.js'
 import { opDefinition } from '../graph/op.js'
 import { emit } from '../graph/trace.js'
 import { formatShape, formatType } from '../graph/types.js'
@@ -64,6 +65,8 @@ export interface ModelOptions extends LoadOptions {
   weights?: string
   /** Default `'auto'`. */
   device?: DeviceName
+  /** What feature maps are stored in when the model predicts; weights stay float32 (see {@link CompileOptions}). Default `'float32'`. */
+  precision?: Precision
   /** Seed of the random weights. Default 0. */
   seed?: number
   /** Names of the classes. */
@@ -72,7 +75,7 @@ export interface ModelOptions extends LoadOptions {
   preprocessing?: Partial<Preprocessing>
 }
 
-const MODEL_OPTIONS = ['weights', 'head', 'device', 'seed', 'labels', 'preprocessing']
+const MODEL_OPTIONS = ['weights', 'head', 'device', 'precision', 'seed', 'labels', 'preprocessing']
 
 /** Batches are padded to the next of these, so that a handful of programs serves every request. */
 const BATCH_SIZES = [1, 2, 4, 8, 16, 32]
@@ -95,6 +98,8 @@ export interface Model {
 // biome-ignore lint/suspicious/noUnsafeDeclarationMerging: the call signature above is what Callable implements
 export class Model extends Callable {
   readonly executor: Executor
+  /** What feature maps are stored in when the model predicts. */
+  readonly precision: Precision
   readonly #settings: { readonly preprocessing?: Partial<Preprocessing>; readonly seed: number }
   #network: Network
   #variables: ReadonlyMap<string, Variable>
@@ -107,7 +112,10 @@ export class Model extends Callable {
   /** Users call {@link createModel} or {@link loadModel}. */
   constructor(name: string, options: Readonly<Record<string, unknown>>, settings: ModelOptions = {}) {
     super((images: Value) => this.network.forward(normalise(images, this.config.preprocessing)))
+    checkPrecision(name, settings.precision)
     this.executor = openDevice(settings.device)
+    this.precision = settings.precision ?? 'float32'
+    checkStorage(this.precision, this.executor.target)
     const { seed = 0 } = settings
     if (!Number.isSafeInteger(seed) || seed < 0)
       throw new SepconvError('ERR_ARGUMENT', `${name}: seed must be a whole number of at least 0, got ${String(seed)}`, {
@@ -193,7 +201,7 @@ export class Model extends Callable {
   async run<R extends Tensor | Readonly<Record<string, Tensor>> = Tensor>(images: Tensor, options: RunOptions = {}): Promise<R> {
     checkOptions('run', options, ['signal'])
     this.#check(images)
-    this.#logits ??= compile((x: Value) => this(x), { device: this.device }) as CompiledFunction<[Tensor], unknown>
+    this.#logits ??= compile((x: Value) => this(x), this.#compileOptions) as CompiledFunction<[Tensor], unknown>
     const executable = this.#logits.executable(images)
     const outputs = await executable.run([images], options)
     const features = Object.fromEntries(executable.outputs.map(({ name }, i) => [name, outputs[i]!]))
@@ -231,7 +239,7 @@ export class Model extends Callable {
         given: this.network.classes,
         hint: 'Create it with classes: 0',
       })
-    this.#logits ??= compile((x: Value) => this(x), { device: this.device }) as CompiledFunction<[Tensor], unknown>
+    this.#logits ??= compile((x: Value) => this(x), this.#compileOptions) as CompiledFunction<[Tensor], unknown>
     return await this.#rows(this.#logits as CompiledFunction<[Tensor], Tensor>, await this.#pixels(images), images.length)
   }
 
@@ -275,7 +283,7 @@ export class Model extends Callable {
         `expected ${count} pictures of ${size}×${size}×${inputChannels}, which is ${count * size * size * inputChannels} bytes, got ${pixels.length}`,
         { subject: 'pixels' },
       )
-    this.#probabilities ??= compile((x: Value) => softmax(this(x)), { device: this.device })
+    this.#probabilities ??= compile((x: Value) => softmax(this(x)), this.#compileOptions)
     return await this.#rows(this.#probabilities, pixels, count, size)
   }
 
@@ -372,6 +380,10 @@ export class Model extends Callable {
     this.#release()
   }
 
+  get #compileOptions() {
+    return { device: this.device, precision: this.precision }
+  }
+
   #release(): void {
     this.#logits?.dispose()
     this.#probabilities?.dispose()
@@ -429,9 +441,9 @@ const ADOPTED = ['poolPadding', 'epsilon']
 export async function createModel(name: string, options: ModelOptions & Readonly<Record<string, unknown>> = {}): Promise<Model> {
   const { options: known } = architecture(name)
   checkOptions(name, options, [...MODEL_OPTIONS, ...known])
-  const { weights, device, seed, labels, preprocessing } = options
+  const { weights, device, precision, seed, labels, preprocessing } = options
   const given = Object.fromEntries(Object.entries(options).filter(([key, value]) => known.includes(key) && value !== undefined))
-  if (weights === undefined) return new Model(name, given, { device, seed, labels, preprocessing })
+  if (weights === undefined) return new Model(name, given, { device, precision, seed, labels, preprocessing })
   await using file = await openWeightsFile(weights)
   return await fromFile(file, name, options)
 }
@@ -460,9 +472,15 @@ async function fromFile(
   const model = name ?? source.architecture
   const { options: known } = architecture(model)
   checkOptions(model, options, [...MODEL_OPTIONS, ...known])
-  const { head, device, seed, labels, preprocessing } = options
+  const { head, device, precision, seed, labels, preprocessing } = options
   const inherited = source.architecture === model ? source.options : {}
-  return await Model.from(file, source, model, { ...inherited, ...givenOf(known) }, { head, device, seed, labels, preprocessing })
+  return await Model.from(
+    file,
+    source,
+    model,
+    { ...inherited, ...givenOf(known) },
+    { head, device, precision, seed, labels, preprocessing },
+  )
 }
 
 /** What the published Xception weights want: shorter side to 333, centre 299, [−1, 1] (see docs/xception.md). */

@@ -112,7 +112,7 @@ export const conv2dDefinition = defineOp({
     const [cin, cout] = [x.shape[3]!, y.shape[3]!]
     const [cinGroup, coutGroup] = [cin / groups, cout / groups]
     const z = prologue(x, activationOf(attributes, 'inputActivation')) // [n, h, w, cin]
-    const f = attributes.packed === true ? unpackFilter(filter, cout) : filter.data // [kh, kw, cinGroup, cout]
+    const f = attributes.packed === true ? unpackFilter(filter, kernel[0] * kernel[1] * cin, cout) : filter.data // [kh, kw, cinGroup, cout]
     const acc = new Float64Array(y.data.length) // [n, oh, ow, cout]
     forEachTap(x.shape, kernel, geometryOf(attributes), (o, i, t) => {
       for (let g = 0; g < groups; g++)

@@ -93,7 +93,7 @@ export const pointwiseConv2dDefinition = defineOp({
     const [x, filter, y] = [tensorAt(inputs, 0), tensorAt(inputs, 1), tensorAt(outputs, 0)]
     const cout = lastSize(y.shape)
     const z = prologue(x, activationOf(attributes, 'inputActivation')) // [rows, cin]
-    const f = attributes.packed === true ? unpackFilter(filter, cout) : filter.data // [cin, cout]
+    const f = attributes.packed === true ? unpackFilter(filter, lastSize(x.shape), cout) : filter.data // [cin, cout]
     epilogue(
       pointwiseSums(z, f, rowCount(x.shape), lastSize(x.shape), cout),
       y,

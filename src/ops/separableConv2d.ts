@@ -57,7 +57,7 @@ export const separableConv2dDefinition = defineOp({
     const d = depthwiseSums(z, x.shape, depthwise.data, [kh, kw], c, m, geometryOf(attributes), rows * c * m) // [n, oh, ow, c * m]
     const intermediate = activationOf(attributes, 'intermediateActivation')
     for (let i = 0; i < d.length; i++) d[i] = activate(intermediate, d[i]! + (inputs[5] ? inputs[5].data[i % (c * m)]! : 0))
-    const f = attributes.packed === true ? unpackFilter(pointwise, cout) : pointwise.data // [c * m, cout]
+    const f = attributes.packed === true ? unpackFilter(pointwise, c * m, cout) : pointwise.data // [c * m, cout]
     epilogue(pointwiseSums(d, f, rows, c * m, cout), y, activationOf(attributes, 'activation'), inputs[6], inputs[7], inputs[8])
   },
 })

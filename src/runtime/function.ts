@@ -8,6 +8,7 @@ import { type Compiled, compileGraph } from '../graph/compile.js'
 import { differentiate } from '../graph/differentiate.js'
 import type { Graph, Value } from '../graph/graph.js'
 import { opDefinition } from '../graph/op.js'
+import { checkPrecision, type Precision } from '../graph/passes/storage.js'
 import { emit, type Lifted, registerEager, trace, type TraceContext } from '../graph/trace.js'
 import { independentSamples, samplesAtOnce } from '../graph/samples.js'
 import { formatType, sameShape, type TensorType } from '../graph/types.js'
@@ -61,6 +62,12 @@ export interface CompileOptions {
   memoryLimit?: number
   /** Off: no fusion, one call per op. Default on. */
   optimise?: boolean
+  /**
+   * What feature maps and the filters that meet them are stored in: with `'bfloat16'` half the bytes, and products at twice the rate where
+   * the processor multiplies pairs. Arithmetic, parameters, statistics, losses and outputs stay float32. Default `'float32'`.
+   * @throws ERR_DEVICE when traced for a device without bfloat16.
+   */
+  precision?: Precision
   /** Layers behave as in training (batch statistics, dropout). Default: whether `train` is given. */
   training?: boolean
   /** Reads another variable in place of one, such as its average. */
@@ -71,6 +78,7 @@ const COMPILE_OPTIONS = [
   'device',
   'memoryLimit',
   'optimise',
+  'precision',
   'training',
   'substitute',
   'train',
@@ -176,6 +184,7 @@ export function compile(fn: (...args: never[]) => Structure, options: CompileOpt
         given: value,
       })
   }
+  checkPrecision('compile', options.precision)
   return 'train' in options && options.train ? trainStep(fn as (batch: never) => Structure, options) : compiledFunction(fn, options)
 }
 
@@ -426,6 +435,7 @@ export function valueAndGrad<A extends readonly Structure[]>(
 ): GradientFunction<A> {
   const { variables = [], ...rest } = options
   checkOptions('valueAndGrad', rest, COMPILE_OPTIONS)
+  checkPrecision('valueAndGrad', rest.precision)
   return compiledFunction((...args: never[]) => {
     const value = fn(...(args as unknown as A))
     const leaves = flatten(args, isValue).map(({ leaf }) => leaf)

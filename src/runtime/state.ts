@@ -124,5 +124,5 @@ function unpacked(variable: Variable, packed: DeviceMemory): Float32Array {
   const { panel } = packed.executor.target
   const data = new Float32Array(Math.ceil(n / panel) * k * panel)
   packed.executor.readSync(packed, 0, new Uint8Array(data.buffer))
-  return unpackFilter({ shape: [Math.ceil(n / panel), k, panel], data }, n)
+  return unpackFilter({ shape: [Math.ceil(n / panel), k, panel], data }, k, n)
 }

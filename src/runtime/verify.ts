@@ -8,8 +8,9 @@ import { type Compiled, compileGraph } from '../graph/compile.js'
 import type { Value } from '../graph/graph.js'
 import { type Lowered, UPDATE_OPS } from '../graph/lower.js'
 import type { HostTensor } from '../graph/op.js'
+import { checkPrecision, type Precision } from '../graph/passes/storage.js'
 import { trace } from '../graph/trace.js'
-import { byteLength, elements, type TypedArray, typedArray } from '../graph/types.js'
+import { byteLength, type DType, elements, type TypedArray, typedArray } from '../graph/types.js'
 import type { Variable } from '../graph/variable.js'
 import { architecture, type Network } from '../models/registry.js'
 import { nameVariables, variablesOf } from '../nn/layer.js'
@@ -24,7 +25,7 @@ import { compile } from './function.js'
 import type { Call, Program, ProgramBuffer } from './program.js'
 import { initialContent, releaseState } from './state.js'
 import { isValue } from './structure.js'
-import { upload } from './tensor.js'
+import { fromBfloat16, toBfloat16, upload } from './tensor.js'
 
 /** All calls of one op together. */
 export interface VerifyRow {
@@ -54,6 +55,8 @@ export interface VerifyOptions {
   size?: number
   /** Default 2. */
   batch?: number
+  /** Storage of feature maps, in the program of both devices. Default `'float32'`. */
+  precision?: Precision
   seed?: number
   signal?: AbortSignal
   /** Called after every call that has been compared. */
@@ -62,6 +65,8 @@ export interface VerifyOptions {
 
 /** float32 sums of up to a few thousand products in another order than the reference's float64. */
 const TOLERANCE = 1e-4
+/** Results rounded to eight bits (2⁻⁹), sums of products that were themselves rounded on the way, as in a fused separable convolution. */
+const BFLOAT16_TOLERANCE = 8e-3
 
 /**
  * Compares every call of a model's program on two devices.
@@ -69,8 +74,21 @@ const TOLERANCE = 1e-4
  * @throws ERR_ARGUMENT for unknown models and options, ERR_DEVICE. Disagreement is no error: see `ok` of the rows.
  */
 export async function verifyModel(options: VerifyOptions = {}): Promise<VerifyRow[]> {
-  checkOptions('verify', options, ['model', 'options', 'task', 'device', 'against', 'size', 'batch', 'seed', 'signal', 'onProgress'])
-  const { task = 'inference', size = 75, batch = 2, seed = 0 } = options
+  checkOptions('verify', options, [
+    'model',
+    'options',
+    'task',
+    'device',
+    'against',
+    'size',
+    'batch',
+    'seed',
+    'precision',
+    'signal',
+    'onProgress',
+  ])
+  const { task = 'inference', size = 75, batch = 2, seed = 0, precision = 'float32' } = options
+  checkPrecision('verify', precision)
   if (task !== 'inference' && task !== 'train')
     throw new SepconvError('ERR_ARGUMENT', `verify: task must be inference or train, got ${String(task)}`, { subject: 'task', given: task })
   const executor = openDevice(options.device)
@@ -91,7 +109,8 @@ export async function verifyModel(options: VerifyOptions = {}): Promise<VerifyRo
     decay: Float32Array.of(0.9),
     sample: Int32Array.of(3, 0),
   }
-  const { compiled, dispose } = task === 'train' ? trainingStep(network, shape, executor) : forward(network, shape, executor)
+  const { compiled, dispose } =
+    task === 'train' ? trainingStep(network, shape, executor, precision) : forward(network, shape, executor, precision)
   try {
     const { main, prepare } = compiled
     const report = new Report(executor, against, main.program.calls.length + (prepare?.program.calls.length ?? 0), options)
@@ -103,16 +122,26 @@ export async function verifyModel(options: VerifyOptions = {}): Promise<VerifyRo
   }
 }
 
-function forward(network: Network, shape: readonly number[], executor: Executor): { compiled: Compiled; dispose(): void } {
+function forward(
+  network: Network,
+  shape: readonly number[],
+  executor: Executor,
+  precision: Precision,
+): { compiled: Compiled; dispose(): void } {
   const graph = trace((traced) => {
     const result = network.forward(traced.input('images', { shape, dtype: 'float32' }))
     for (const [name, value] of isValue(result) ? [['output', result] as const] : Object.entries(result)) traced.output(name, value)
   })
-  return { compiled: compileGraph(graph, executor.target), dispose() {} }
+  return { compiled: compileGraph(graph, executor.target, { precision }), dispose() {} }
 }
 
 /** The very step that training compiles, down to the running statistics and the weight average. */
-function trainingStep(network: Network, shape: readonly number[], executor: Executor): { compiled: Compiled; dispose(): void } {
+function trainingStep(
+  network: Network,
+  shape: readonly number[],
+  executor: Executor,
+  precision: Precision,
+): { compiled: Compiled; dispose(): void } {
   if (network.classes === 0)
     throw new SepconvError('ERR_ARGUMENT', 'verify: a model without classes has no training step', {
       subject: 'task',
@@ -122,7 +151,7 @@ function trainingStep(network: Network, shape: readonly number[], executor: Exec
   const step = compile(
     ({ images, labels }: { images: Value; labels: Value }) =>
       softmaxCrossEntropy(network.forward(images) as Value, labels, { labelSmoothing: 0.1 }),
-    { device: executor.name, train: optimizer, average, clipNorm: 1 },
+    { device: executor.name, precision, train: optimizer, average, clipNorm: 1 },
   )
   const images = upload(executor, { shape, dtype: 'float32' }, new Float32Array(elements(shape)))
   const labels = upload(executor, { shape: shape.slice(0, 1), dtype: 'int32' }, new Int32Array(shape[0]!))
@@ -185,7 +214,7 @@ async function replay(
 }
 
 class Report {
-  readonly #rows = new Map<string, { maxError: number; calls: number; layer: string }>()
+  readonly #rows = new Map<string, { maxError: number; tolerance: number; calls: number; layer: string }>()
   #done = 0
 
   constructor(
@@ -199,18 +228,20 @@ class Report {
     const actual = runCall(this.executor, call, inputs, outputs)
     const expected = this.against.name === 'reference' ? outputs.map(({ data }) => data) : runCall(this.against, call, inputs, outputs)
     const error = Math.max(...expected.map((data, i) => relativeError(actual[i]!, data)))
-    const row = this.#rows.get(call.kernel) ?? { maxError: 0, calls: 0, layer: '' }
+    const row = this.#rows.get(call.kernel) ?? { maxError: 0, tolerance: TOLERANCE, calls: 0, layer: '' }
     const worse = error > row.maxError || Number.isNaN(error)
-    this.#rows.set(call.kernel, { maxError: worse ? error : row.maxError, calls: row.calls + 1, layer: worse ? call.scope : row.layer })
+    const tolerance = outputs.some(({ dtype }) => dtype === 'bfloat16') ? BFLOAT16_TOLERANCE : row.tolerance
+    const { maxError, layer } = worse ? { maxError: error, layer: call.scope } : row
+    this.#rows.set(call.kernel, { maxError, tolerance, calls: row.calls + 1, layer })
     this.options.onProgress?.({ done: ++this.#done, total: this.total, op: call.kernel })
   }
 
   rows(): VerifyRow[] {
-    return [...this.#rows].map(([op, { maxError, calls, layer }]) => ({
+    return [...this.#rows].map(([op, { maxError, tolerance, calls, layer }]) => ({
       op,
       maxError,
-      tolerance: TOLERANCE,
-      ok: maxError <= TOLERANCE,
+      tolerance,
+      ok: maxError <= tolerance,
       calls,
       layer,
     }))
@@ -230,7 +261,11 @@ export function relativeError(actual: ArrayLike<number>, expected: ArrayLike<num
   return difference / Math.max(magnitude, 1e-30)
 }
 
-/** One call as a program of its own on `executor`; its outputs in host memory. */
+const dtypeOf = ({ data, dtype }: HostTensor): DType =>
+  dtype ?? (data instanceof Int32Array ? 'int32' : data instanceof Uint8Array ? 'uint8' : 'float32')
+const encode = (tensor: HostTensor): TypedArray => (tensor.dtype ? Uint16Array.from(tensor.data, toBfloat16) : tensor.data)
+
+/** One call as a program of its own on `executor`; its outputs in host memory, bfloat16 widened. */
 export function runCall(
   executor: Executor,
   call: Call,
@@ -239,7 +274,7 @@ export function runCall(
 ): TypedArray[] {
   const present = inputs.flatMap((tensor) => (tensor ? [tensor] : []))
   const describe = (tensor: HostTensor, place: 'input' | 'output', i: number): ProgramBuffer => {
-    const dtype = tensor.data instanceof Int32Array ? 'int32' : tensor.data instanceof Uint8Array ? 'uint8' : 'float32'
+    const dtype = dtypeOf(tensor)
     return { place, dtype, shape: tensor.shape, bytes: byteLength({ shape: tensor.shape, dtype }), name: `${place}${i}` }
   }
   const buffers = [
@@ -280,11 +315,12 @@ export function runCall(
   }
   const loaded = executor.load(program)
   const memories = buffers.map((buffer) => executor.allocate(buffer.bytes))
-  present.forEach((tensor, i) =>
-    executor.write(memories[i]!, 0, new Uint8Array(tensor.data.buffer, tensor.data.byteOffset, tensor.data.byteLength)),
-  )
+  present.forEach((tensor, i) => {
+    const data = encode(tensor)
+    executor.write(memories[i]!, 0, new Uint8Array(data.buffer, data.byteOffset, data.byteLength))
+  })
   updated.forEach((input, i) => {
-    const { data } = inputs[input]!
+    const data = encode(inputs[input]!)
     executor.write(memories[own[i]!]!, 0, new Uint8Array(data.buffer, data.byteOffset, data.byteLength))
   })
   try {
@@ -295,7 +331,8 @@ export function runCall(
     return own.map((i) => {
       const data = new Uint8Array(buffers[i]!.bytes)
       executor.readSync(memories[i]!, 0, data)
-      return typedArray(buffers[i]!.dtype, data.buffer, 0, elements(buffers[i]!.shape))
+      const result = typedArray(buffers[i]!.dtype, data.buffer, 0, elements(buffers[i]!.shape))
+      return result instanceof Uint16Array ? Float32Array.from(result, fromBfloat16) : result
     })
   } finally {
     loaded.dispose()

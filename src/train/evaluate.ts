@@ -64,7 +64,7 @@ export class Evaluator {
     substitute?: (variable: Variable) => Variable,
   ) {
     checkOptions('evaluate', options, ['batch', 'size', 'strict', 'map', 'onScored', 'cacheBytes', 'signal', 'observe', 'onProgress'])
-    this.#logits = compile((x: Value) => model(x), { device: model.device, ...(substitute && { substitute }) })
+    this.#logits = compile((x: Value) => model(x), { device: model.device, precision: model.precision, ...(substitute && { substitute }) })
   }
 
   async run(): Promise<Evaluation> {

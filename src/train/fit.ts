@@ -157,6 +157,7 @@ class Run {
       },
       {
         device: model.device,
+        precision: this.settings.precision,
         train: this.#optimizer,
         memoryLimit: this.options.memoryLimit,
         clipNorm,

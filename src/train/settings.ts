@@ -5,6 +5,7 @@ import { type Dataset, dataFingerprint } from '../data/folder.js'
 import { checkMix, type MixOptions } from '../data/mix.js'
 import { checkOptions, SepconvError } from '../errors.js'
 import type { Value } from '../graph/graph.js'
+import { checkStorage, PRECISIONS, type Precision } from '../graph/passes/storage.js'
 import type { Model } from '../models/model.js'
 import type { AverageKind } from './average.js'
 import type { Metric } from './events.js'
@@ -54,8 +55,8 @@ export interface TrainingSettings {
   metric?: Metric
   /** Ends the run after so many epochs without a better score. Default: never. */
   patience?: number
-  /** Of activations; `'bfloat16'` where the device has it. Default `'float32'`. */
-  precision?: 'float32' | 'bfloat16'
+  /** What a step stores feature maps and their gradients in; parameters, optimizer and loss stay float32. Default `'float32'`. */
+  precision?: Precision
 }
 
 const SETTINGS: readonly (keyof TrainingSettings)[] = [
@@ -70,8 +71,6 @@ export type Settings = Required<Omit<TrainingSettings, 'clipNorm' | 'patience' |
   Pick<TrainingSettings, 'clipNorm' | 'patience'> & { optimizer: OptimizerSettings; schedule: Schedule | RateFunction }
 
 const DEFAULT_OPTIMIZER: OptimizerSettings = { kind: 'sgd', momentum: 0.9, weightDecay: 1e-5 }
-/** What compile() can make of a step. */
-const PRECISIONS: readonly string[] = ['float32']
 /** The batch that the default rate is meant for. */
 const RATE_BATCH = 32
 
@@ -131,14 +130,9 @@ function check(settings: Settings, model: Model, data: Dataset): void {
   choice('loss', settings.loss, ['softmax', 'sigmoid'], typeof settings.loss === 'function')
   choice('average', settings.average, ['ema', 'polyak', 'none'])
   choice('metric', settings.metric, data.multiLabel ? ['map', 'top1', 'top5', 'loss'] : ['top1', 'top5', 'loss'])
-  choice('precision', settings.precision, ['float32', 'bfloat16'])
+  choice('precision', settings.precision, PRECISIONS)
   checkMix(settings.mix)
-  if (!PRECISIONS.includes(settings.precision))
-    throw new SepconvError('ERR_DEVICE', `fit: training steps on device '${model.device}' are ${PRECISIONS.join(' or ')} so far`, {
-      subject: 'precision',
-      expected: PRECISIONS,
-      given: settings.precision,
-    })
+  checkStorage(settings.precision, model.executor.target)
   if (batch % accumulate !== 0)
     throw new SepconvError('ERR_ARGUMENT', `fit: accumulate must divide the batch, got ${accumulate} for ${batch}`, {
       subject: 'accumulate',

@@ -2,7 +2,8 @@
 
 import { describe } from 'vitest'
 import { NativeDeviceExecutor } from '../../src/runtime/executors/native.js'
+import { makers } from '../runtime/cases.js'
 import { testDamagedCalls } from '../runtime/damaged.js'
 import { modeNames } from './emulator.js'
 
-describe('damaged calls', () => testDamagedCalls(new NativeDeviceExecutor(modeNames()[0]!), 16))
+describe('damaged calls', () => testDamagedCalls(new NativeDeviceExecutor(modeNames()[0]!), makers(16)))

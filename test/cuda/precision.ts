@@ -10,7 +10,7 @@ import type { TensorType } from '../../src/graph/types.js'
 import type { NativeExecutor } from '../../src/runtime/native.js'
 import { relativeError } from '../../src/runtime/verify.js'
 import { type Filled, filled, generator, runOp, uniform } from '../helpers.js'
-import { Cases, makers, typeOf } from '../runtime/cases.js'
+import { Cases, makers, STORED, typeOf } from '../runtime/cases.js'
 import { decode, encode, inferred, runCall } from './calls.js'
 
 /** Where to run: executors of one device that must give the same bits. */
@@ -18,42 +18,6 @@ export interface Bench {
   readonly modes: ReadonlyMap<string, NativeExecutor>
   /** The variant that is chosen for a call; absent where the device is what it is. */
   describe?(kernel: string, inputs: readonly (TensorType | null)[], outputs: readonly TensorType[], attributes: Attributes): string
-}
-
-/** Inputs that are stored like the activations; the others are float32 per channel. */
-const STORED: Readonly<Record<string, readonly number[]>> = {
-  conv2d: [0, 1, 4],
-  conv2dInputGradient: [0, 1, 2],
-  conv2dFilterGradient: [0, 1],
-  depthwiseConv2d: [0, 1, 6],
-  depthwiseConv2dInputGradient: [0, 1, 2],
-  depthwiseConv2dFilterGradient: [0, 1],
-  pointwiseConv2d: [0, 1, 4],
-  pointwiseConv2dInputGradient: [0, 1, 2],
-  pointwiseConv2dFilterGradient: [0, 1],
-  separableConv2d: [0, 1, 2, 8],
-  packFilter: [0],
-  batchNormStatistics: [0],
-  scaleShift: [0, 3],
-  batchNormGradient: [0, 1],
-  unary: [0],
-  unaryGradient: [0, 1],
-  binary: [0, 1],
-  select: [1, 2],
-  dropout: [0],
-  maxPool2d: [0, 1],
-  maxPool2dGradient: [0, 1],
-  avgPool2d: [0],
-  avgPool2dGradient: [0],
-  reduce: [0],
-  softmax: [0],
-  softmaxGradient: [0, 1],
-  concat: [0, 1, 2],
-  slice: [0],
-  pad: [0],
-  transpose: [0],
-  broadcastTo: [0],
-  copy: [0],
 }
 
 const roundBfloat16 = (data: ArrayLike<number>): Float32Array => {

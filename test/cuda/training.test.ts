@@ -42,17 +42,22 @@ async function train(device: string) {
 }
 
 describe('a reduced Xception', () => {
-  it('agrees with the reference call by call, forward and backward', async () => {
-    const rows = await verifyModel({
-      device: 'emulator:random-late-shuffled',
-      task: 'train',
-      size,
-      batch,
-      options: { ...options, dropout: 0 },
-    })
-    expect(rows.filter(({ ok }) => !ok)).toEqual([])
-    expect(rows.length).toBeGreaterThan(12)
-  }, 120_000)
+  it.each(['float32', 'bfloat16'] as const)(
+    'agrees with the reference call by call in %s, forward and backward',
+    async (precision) => {
+      const rows = await verifyModel({
+        device: 'emulator:random-late-shuffled',
+        task: 'train',
+        precision,
+        size,
+        batch,
+        options: { ...options, dropout: 0 },
+      })
+      expect(rows.filter(({ ok }) => !ok)).toEqual([])
+      expect(rows.length).toBeGreaterThan(12)
+    },
+    120_000,
+  )
 
   it('trains steps to the same losses and weights as the reference', async () => {
     const [expected, actual] = [await train('reference'), await train('emulator:fair')]

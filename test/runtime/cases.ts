@@ -5,6 +5,8 @@ import { opDefinition } from '../../src/graph/op.js'
 import type { Attributes } from '../../src/graph/graph.js'
 import { elements, type TensorType } from '../../src/graph/types.js'
 import type { HostTensor } from '../../src/graph/op.js'
+import { unpackFilter } from '../../src/ops/packFilter.js'
+import { fromBfloat16, toBfloat16 } from '../../src/runtime/tensor.js'
 import '../../src/ops/index.js'
 
 export interface Case {
@@ -62,6 +64,42 @@ export class Cases {
   }
 }
 
+/** Inputs that are stored like the activations; the others are float32 per channel. */
+export const STORED: Readonly<Record<string, readonly number[]>> = {
+  conv2d: [0, 1, 4],
+  conv2dInputGradient: [0, 1, 2],
+  conv2dFilterGradient: [0, 1],
+  depthwiseConv2d: [0, 1, 6],
+  depthwiseConv2dInputGradient: [0, 1, 2],
+  depthwiseConv2dFilterGradient: [0, 1],
+  pointwiseConv2d: [0, 1, 4],
+  pointwiseConv2dInputGradient: [0, 1, 2],
+  pointwiseConv2dFilterGradient: [0, 1],
+  separableConv2d: [0, 1, 2, 8],
+  packFilter: [0],
+  batchNormStatistics: [0],
+  scaleShift: [0, 3],
+  batchNormGradient: [0, 1],
+  unary: [0],
+  unaryGradient: [0, 1],
+  binary: [0, 1],
+  select: [1, 2],
+  dropout: [0],
+  maxPool2d: [0, 1],
+  maxPool2dGradient: [0, 1],
+  avgPool2d: [0],
+  avgPool2dGradient: [0],
+  reduce: [0],
+  softmax: [0],
+  softmaxGradient: [0, 1],
+  concat: [0, 1, 2],
+  slice: [0],
+  pad: [0],
+  transpose: [0],
+  broadcastTo: [0],
+  copy: [0],
+}
+
 type Maker = (c: Cases) => Omit<Case, 'kernel'>
 
 const outputsOf = (kernel: string, inputs: readonly (HostTensor | null)[], attributes: Attributes): TensorType[] =>
@@ -70,7 +108,7 @@ const outputsOf = (kernel: string, inputs: readonly (HostTensor | null)[], attri
 export const typeOf = (tensor: HostTensor | null): TensorType | null =>
   tensor && {
     shape: tensor.shape,
-    dtype: tensor.data instanceof Int32Array ? 'int32' : tensor.data instanceof Uint8Array ? 'uint8' : 'float32',
+    dtype: tensor.dtype ?? (tensor.data instanceof Int32Array ? 'int32' : tensor.data instanceof Uint8Array ? 'uint8' : 'float32'),
   }
 
 /** The reference's outputs of a case. */
@@ -79,6 +117,7 @@ export function reference({ kernel, inputs, attributes }: Case): HostTensor[] {
     const length = elements(shape)
     return {
       shape,
+      ...(dtype === 'bfloat16' && { dtype }),
       data: dtype === 'int32' ? new Int32Array(length) : dtype === 'uint8' ? new Uint8Array(length) : new Float32Array(length),
     }
   })
@@ -484,3 +523,33 @@ export const makers = (panel: number): Readonly<Record<string, Maker>> => ({
     }
   },
 })
+
+const rounded = (tensor: HostTensor): HostTensor => ({
+  shape: tensor.shape,
+  dtype: 'bfloat16',
+  data: Float32Array.from(tensor.data, (x) => fromBfloat16(toBfloat16(x))),
+})
+
+/** The same calls with bfloat16 where activations and filters are stored ({@link STORED}), packed in pairs. */
+export function bfloat16Makers(panel: number): Readonly<Record<string, Maker>> {
+  const all = makers(panel)
+  return Object.fromEntries(
+    Object.entries(STORED).map(([kernel, stored]) => [
+      kernel,
+      (c) => {
+        const made = all[kernel]!(c)
+        const attributes = kernel === 'packFilter' ? { ...made.attributes, pair: 2 } : made.attributes
+        const inputs = made.inputs.map((input, i) =>
+          input && stored.includes(i) && input.data instanceof Float32Array ? rounded(input) : input,
+        )
+        if (attributes.packed === true) {
+          const slot = kernel === 'separableConv2d' ? 2 : 1
+          const [k, cout] = [inputs[slot]!.shape[1]!, attributes.cout as number]
+          const plain = rounded({ shape: [k, cout], data: Float32Array.from(unpackFilter(inputs[slot]!, k, cout)) })
+          inputs[slot] = reference({ kernel: 'packFilter', inputs: [plain], attributes: { panel, pair: 2 } })[0]!
+        }
+        return { inputs, attributes }
+      },
+    ]),
+  )
+}

@@ -2,11 +2,14 @@
 
 import { describe } from 'vitest'
 import { NativeCpuExecutor, nativeExecutors } from '../../src/runtime/executors/native.js'
+import { bfloat16Makers, makers } from './cases.js'
 import { testDamagedCalls } from './damaged.js'
 
 const available = nativeExecutors().some(({ name, available: ready }) => name === 'cpu' && ready)
 
 describe.skipIf(!available)('damaged calls', () => {
   const executor = new NativeCpuExecutor({ threads: 1 })
-  testDamagedCalls(executor, executor.target.panel)
+  const { panel } = executor.target
+  describe('float32', () => testDamagedCalls(executor, makers(panel)))
+  describe('bfloat16', () => testDamagedCalls(executor, bfloat16Makers(panel)))
 })

@@ -7,6 +7,7 @@
 
 #include "../simd/table.h"
 #include "checks.h"
+#include "float_blocks.h"
 
 namespace sepconv::cpu {
 namespace {
@@ -28,50 +29,70 @@ constexpr const char* kBinaryNames[] = {"add",     "subtract", "multiply", "divi
                                         "minimum", "power",    "greater",  "greaterEqual", "equal"};
 static_assert(std::size(kBinaryNames) == static_cast<size_t>(BinaryFunction::count));
 
+// forEachChunk with the chunk's operands as float32.
+template <class Body>
+void forEachBlock(ThreadPool& pool, int64_t elements, bool half, int slots, const Body& body) {
+  pool.run((elements + kChunk - 1) / kChunk, [&](int64_t task, int thread) {
+    body(FloatBlocks(pool, thread, half, kChunk, slots), task * kChunk, std::min(kChunk, elements - task * kChunk));
+  });
+}
+
+const TensorType& realNumbers(const CallDescription& call, const char* role, const TensorType& type) {
+  expectDType(call, role, type, type.dtype == DType::bfloat16 ? DType::bfloat16 : DType::float32);
+  return type;
+}
+
 class Unary : public Kernel {
  public:
   explicit Unary(const CallDescription& call)
-      : function_(indexOf(call, kUnaryNames)), elements_(call.input(0).elements()) {}
+      : function_(indexOf(call, kUnaryNames)),
+        half_(call.input(0).dtype == DType::bfloat16),
+        elements_(call.input(0).elements()) {}
   void run(const Arguments& arguments) const override {
-    const float* x = arguments.input(0);
-    float* y = arguments.output();
     const auto loop = simd().elementwise.unary[function_];
-    forEachChunk(arguments.pool, elements_, kChunk, [=](int64_t begin, int64_t n) { loop(x + begin, y + begin, n); });
+    forEachBlock(arguments.pool, elements_, half_, 1, [&](const FloatBlocks& floats, int64_t begin, int64_t n) {
+      loop(floats.read(0, arguments.inputs[0], begin, n), floats.target(0, arguments.outputs[0], begin), n);
+      floats.store(0, arguments.outputs[0], begin, n);
+    });
   }
 
  private:
   int function_;
+  bool half_;
   int64_t elements_;
 };
 
 std::unique_ptr<Kernel> makeUnary(const CallDescription& call) {
   expectOperands(call, 1, 1);
-  expectDType(call, "x", call.input(0), DType::float32);
-  expectType(call, "output", call.outputs[0], call.input(0));
+  expectType(call, "output", call.outputs[0], realNumbers(call, "x", call.input(0)));
   return std::make_unique<Unary>(call);
 }
 
 class UnaryGradient : public Kernel {
  public:
   explicit UnaryGradient(const CallDescription& call)
-      : function_(indexOf(call, kUnaryNames)), elements_(call.input(0).elements()) {}
+      : function_(indexOf(call, kUnaryNames)),
+        half_(call.input(0).dtype == DType::bfloat16),
+        elements_(call.input(0).elements()) {}
   void run(const Arguments& arguments) const override {
-    const float *dy = arguments.input(0), *x = arguments.input(1);
-    float* dx = arguments.output();
     const auto loop = simd().elementwise.unaryGradient[function_];
-    forEachChunk(arguments.pool, elements_, kChunk,
-                 [=](int64_t begin, int64_t n) { loop(dy + begin, x + begin, dx + begin, n); });
+    forEachBlock(arguments.pool, elements_, half_, 2, [&](const FloatBlocks& floats, int64_t begin, int64_t n) {
+      const float* dy = floats.read(0, arguments.inputs[0], begin, n);
+      const float* x = floats.read(1, arguments.inputs[1], begin, n);
+      loop(dy, x, floats.target(0, arguments.outputs[0], begin), n);
+      floats.store(0, arguments.outputs[0], begin, n);
+    });
   }
 
  private:
   int function_;
+  bool half_;
   int64_t elements_;
 };
 
 std::unique_ptr<Kernel> makeUnaryGradient(const CallDescription& call) {
   expectOperands(call, 2, 1);
-  expectDType(call, "dy", call.input(0), DType::float32);
-  expectType(call, "x", call.input(1), call.input(0));
+  expectType(call, "x", call.input(1), realNumbers(call, "dy", call.input(0)));
   expectType(call, "output", call.outputs[0], call.input(0));
   return std::make_unique<UnaryGradient>(call);
 }
@@ -204,9 +225,33 @@ class Binary : public Kernel {
   bool repeatA_ = false;
 };
 
+// Operands of one shape in bfloat16: sums of feature maps and of their gradients.
+class BinaryHalf : public Kernel {
+ public:
+  explicit BinaryHalf(const CallDescription& call)
+      : function_(indexOf(call, kBinaryNames)), elements_(call.input(0).elements()) {
+    expectType(call, "b", call.input(1), call.input(0));
+    expectType(call, "output", call.outputs[0], call.input(0));
+  }
+  void run(const Arguments& arguments) const override {
+    const auto loop = simd().elementwise.binary[function_][static_cast<int>(BinaryOperands::vectors)];
+    forEachBlock(arguments.pool, elements_, true, 2, [&](const FloatBlocks& floats, int64_t begin, int64_t n) {
+      const float* a = floats.read(0, arguments.inputs[0], begin, n);
+      const float* b = floats.read(1, arguments.inputs[1], begin, n);
+      loop(a, b, floats.target(0, arguments.outputs[0], begin), n);
+      floats.store(0, arguments.outputs[0], begin, n);
+    });
+  }
+
+ private:
+  int function_;
+  int64_t elements_;
+};
+
 std::unique_ptr<Kernel> makeBinary(const CallDescription& call) {
   expectOperands(call, 2, 1);
   const TensorType& a = call.input(0);
+  if (a.dtype == DType::bfloat16) return std::make_unique<BinaryHalf>(call);
   if (a.dtype != DType::float32 && a.dtype != DType::int32)
     fail(call, "ERR_DTYPE", "a: expected float32 or int32, got " + formatType(a));
   expectDType(call, "b", call.input(1), a.dtype);

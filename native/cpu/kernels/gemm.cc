@@ -158,32 +158,33 @@ void MatrixProduct::run(ThreadPool& pool, const float* left, const Fill& fill, c
       gemm.columnMoments(product.c, n_, rows, product.columns, target, target + n_);
     }
   });
-  if (statistics_) combineMoments(pool, workspace, mean, variance);
+  if (statistics_) combineMoments(pool, blocks_, n_, workspace, mean, variance);
 }
 
 // Mean of the blocks' means, then the sum of their squared deviations from it, in float64 and in the blocks' order.
-void MatrixProduct::combineMoments(ThreadPool& pool, const float* moments, float* mean, float* variance) const {
+void combineMoments(ThreadPool& pool, const RowBlocks& blocks, int64_t n, const float* moments, float* mean,
+                    float* variance) {
   constexpr int64_t kColumns = 32;
-  pool.run(quotientUp(n_, kColumns), [&](int64_t task, int) {
-    const int64_t first = task * kColumns, columns = std::min(kColumns, n_ - first);
+  pool.run(quotientUp(n, kColumns), [&](int64_t task, int) {
+    const int64_t first = task * kColumns, columns = std::min(kColumns, n - first);
     double sum[kColumns] = {}, deviations[kColumns] = {};
-    for (int64_t block = 0; block < blocks_.count(); ++block) {
-      const double rows = static_cast<double>(blocks_.end(block) - blocks_.begin(block));
-      const float* source = moments + 2 * block * n_ + first;
+    for (int64_t block = 0; block < blocks.count(); ++block) {
+      const double rows = static_cast<double>(blocks.end(block) - blocks.begin(block));
+      const float* source = moments + 2 * block * n + first;
       for (int64_t j = 0; j < columns; ++j) sum[j] += rows * source[j];
     }
-    for (int64_t j = 0; j < columns; ++j) sum[j] /= static_cast<double>(rows_);
-    for (int64_t block = 0; block < blocks_.count(); ++block) {
-      const double rows = static_cast<double>(blocks_.end(block) - blocks_.begin(block));
-      const float* source = moments + 2 * block * n_ + first;
+    for (int64_t j = 0; j < columns; ++j) sum[j] /= static_cast<double>(blocks.rows);
+    for (int64_t block = 0; block < blocks.count(); ++block) {
+      const double rows = static_cast<double>(blocks.end(block) - blocks.begin(block));
+      const float* source = moments + 2 * block * n + first;
       for (int64_t j = 0; j < columns; ++j) {
         const double distance = source[j] - sum[j];
-        deviations[j] += source[n_ + j] + rows * distance * distance;
+        deviations[j] += source[n + j] + rows * distance * distance;
       }
     }
     for (int64_t j = 0; j < columns; ++j) {
       mean[first + j] = static_cast<float>(sum[j]);
-      variance[first + j] = static_cast<float>(deviations[j] / static_cast<double>(rows_));
+      variance[first + j] = static_cast<float>(deviations[j] / static_cast<double>(blocks.rows));
     }
   });
 }

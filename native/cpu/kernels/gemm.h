@@ -104,6 +104,10 @@ class FilterInput {
   Panels panels_;
 };
 
+// Column means and variances of y[rows, n] from those of its blocks, [block][mean, sum of squared deviations][n].
+void combineMoments(ThreadPool& pool, const RowBlocks& blocks, int64_t n, const float* moments, float* mean,
+                    float* variance);
+
 class MatrixProduct {
  public:
   // Writes rows [begin, end) of the left operand at target, stagedRow(k) floats apart.
@@ -124,7 +128,6 @@ class MatrixProduct {
 
  private:
   RowBlocks blocksFor(int threads) const;
-  void combineMoments(ThreadPool& pool, const float* moments, float* mean, float* variance) const;
 
   const GemmTable* gemm_ = nullptr;
   int64_t rows_ = 0, k_ = 0, n_ = 0;

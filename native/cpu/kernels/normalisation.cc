@@ -1,7 +1,7 @@
 // batchNormStatistics, batchNormCoefficients, scaleShift, batchNormGradient over [rows, c]. Rows are cut into blocks of
 // about 64 KB by shape alone; block results are combined in float64 in their order (Chan et al. 1979), so the bits do
-// not depend on the number of threads. All are bound by memory: statistics read x once (its second pass hits the
-// cache), the gradient reads x and dy twice and writes dx once.
+// not depend on the number of threads. Activations are float32 or bfloat16. All are bound by memory: statistics read x
+// once (its second pass hits the cache), the gradient reads x and dy twice and writes dx once.
 #include <algorithm>
 #include <cmath>
 
@@ -15,19 +15,22 @@ constexpr int64_t kBlockFloats = 16384;
 
 struct Blocks {
   int64_t rows, channels, rowsPerBlock, count;
+  bool half;  // bfloat16
   explicit Blocks(const TensorType& x)
       : rows(x.rows()),
         channels(x.shape.empty() ? 1 : x.shape.back()),
         rowsPerBlock(std::clamp<int64_t>(kBlockFloats / channels, 1, 1024)),
-        count((rows + rowsPerBlock - 1) / rowsPerBlock) {}
+        count((rows + rowsPerBlock - 1) / rowsPerBlock),
+        half(x.dtype == DType::bfloat16) {}
   int64_t rowsOf(int64_t block) const { return std::min(rowsPerBlock, rows - block * rowsPerBlock); }
   int64_t start(int64_t block) const { return block * rowsPerBlock * channels; }
 };
 
 const TensorType& activations(const CallDescription& call, size_t input, const char* role) {
   if (!call.has(input)) fail(call, "ERR_SHAPE", std::string(role) + " is missing");
-  expectDType(call, role, call.input(input), DType::float32);
-  return call.input(input);
+  const TensorType& type = call.input(input);
+  expectDType(call, role, type, type.dtype == DType::bfloat16 ? DType::bfloat16 : DType::float32);
+  return type;
 }
 
 void expectChannels(const CallDescription& call, size_t input, const char* role, int64_t channels) {
@@ -48,12 +51,15 @@ class BatchNormStatistics : public Kernel {
   }
   size_t workspaceBytes() const override { return static_cast<size_t>(2 * blocks_.count * blocks_.channels) * 4; }
   void run(const Arguments& arguments) const override {
-    const float* x = arguments.input(0);
     auto* partial = static_cast<float*>(arguments.workspace);
     const int64_t c = blocks_.channels;
     arguments.pool.run(blocks_.count, [&](int64_t block, int) {
+      const int64_t start = blocks_.start(block), rows = blocks_.rowsOf(block);
       float* mean = partial + 2 * block * c;
-      simd().normalisation.moments(x + blocks_.start(block), blocks_.rowsOf(block), c, mean, mean + c);
+      if (blocks_.half)
+        simd().bf16->columnMoments(arguments.input<uint16_t>(0) + start, c, rows, c, mean, mean + c);
+      else
+        simd().normalisation.moments(arguments.input(0) + start, rows, c, mean, mean + c);
     });
     forEachChunk(arguments.pool, c, 128, [&](int64_t begin, int64_t count) {
       for (int64_t j = begin; j < begin + count; ++j) {
@@ -109,12 +115,18 @@ class ScaleShift : public Kernel {
     if (call.has(3)) expectType(call, "residual", call.input(3), call.input(0));
   }
   void run(const Arguments& arguments) const override {
-    const float *x = arguments.input(0), *residual = arguments.input(3);
+    const float *scale = arguments.input(1), *shift = arguments.input(2);
+    const auto at = [](auto* data, int64_t start) { return data ? data + start : nullptr; };
     arguments.pool.run(blocks_.count, [&](int64_t block, int) {
-      const int64_t start = blocks_.start(block);
-      simd().normalisation.scaleShift(x + start, arguments.input(1), arguments.input(2),
-                                      residual ? residual + start : nullptr, static_cast<int>(activation_),
-                                      blocks_.rowsOf(block), blocks_.channels, arguments.output() + start);
+      const int64_t start = blocks_.start(block), rows = blocks_.rowsOf(block);
+      if (blocks_.half)
+        simd().bf16->scaleShift(arguments.input<uint16_t>(0) + start, scale, shift,
+                                at(arguments.input<uint16_t>(3), start), static_cast<int>(activation_), rows,
+                                blocks_.channels, arguments.output<uint16_t>() + start);
+      else
+        simd().normalisation.scaleShift(arguments.input(0) + start, scale, shift, at(arguments.input(3), start),
+                                        static_cast<int>(activation_), rows, blocks_.channels,
+                                        arguments.output() + start);
     });
   }
 
@@ -136,15 +148,19 @@ class BatchNormGradient : public Kernel {
   // Partial sums of every block, then three coefficients per channel.
   size_t workspaceBytes() const override { return static_cast<size_t>((2 * blocks_.count + 3) * blocks_.channels) * 4; }
   void run(const Arguments& arguments) const override {
-    const float *dy = arguments.input(0), *x = arguments.input(1), *mean = arguments.input(2),
-                *variance = arguments.input(3), *gamma = arguments.input(4);
+    const float *mean = arguments.input(2), *variance = arguments.input(3), *gamma = arguments.input(4);
     const int64_t c = blocks_.channels;
     auto* partial = static_cast<float*>(arguments.workspace);
     float *a = partial + 2 * blocks_.count * c, *b = a + c, *d = b + c;
     arguments.pool.run(blocks_.count, [&](int64_t block, int) {
-      const int64_t start = blocks_.start(block);
+      const int64_t start = blocks_.start(block), rows = blocks_.rowsOf(block);
       float* sum = partial + 2 * block * c;
-      simd().normalisation.gradientSums(dy + start, x + start, mean, blocks_.rowsOf(block), c, sum, sum + c);
+      if (blocks_.half)
+        simd().bf16->gradientSums(arguments.input<uint16_t>(0) + start, arguments.input<uint16_t>(1) + start, mean,
+                                  rows, c, sum, sum + c);
+      else
+        simd().normalisation.gradientSums(arguments.input(0) + start, arguments.input(1) + start, mean, rows, c, sum,
+                                          sum + c);
     });
     forEachChunk(arguments.pool, c, 128, [&](int64_t begin, int64_t count) {
       for (int64_t j = begin; j < begin + count; ++j) {
@@ -163,9 +179,13 @@ class BatchNormGradient : public Kernel {
       }
     });
     arguments.pool.run(blocks_.count, [&](int64_t block, int) {
-      const int64_t start = blocks_.start(block);
-      simd().normalisation.gradientApply(dy + start, x + start, mean, a, b, d, blocks_.rowsOf(block), c,
-                                         arguments.output() + start);
+      const int64_t start = blocks_.start(block), rows = blocks_.rowsOf(block);
+      if (blocks_.half)
+        simd().bf16->gradientApply(arguments.input<uint16_t>(0) + start, arguments.input<uint16_t>(1) + start, mean, a,
+                                   b, d, rows, c, arguments.output<uint16_t>() + start);
+      else
+        simd().normalisation.gradientApply(arguments.input(0) + start, arguments.input(1) + start, mean, a, b, d, rows,
+                                           c, arguments.output() + start);
     });
   }
 

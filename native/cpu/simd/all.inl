@@ -7,6 +7,7 @@ namespace {
 #include "vector.inl"
 
 // On top of it, in any order.
+#include "bf16.inl"
 #include "depthwise.inl"
 #include "elementwise.inl"
 #include "gemm.inl"
@@ -18,6 +19,7 @@ namespace {
 #define SEPCONV_TEXT_(x) #x
 #define SEPCONV_TEXT(x) SEPCONV_TEXT_(x)
 extern const SimdTable table;
-const SimdTable table = {SEPCONV_TEXT(SEPCONV_ISA), kWidth,       gemmTable,        depthwiseTable,
-                         normalisationTable,        poolingTable, elementwiseTable, optimizerTable};
+const SimdTable table = {
+    SEPCONV_TEXT(SEPCONV_ISA), kWidth,         gemmTable, depthwiseTable, normalisationTable, poolingTable,
+    elementwiseTable,          optimizerTable, &bf16Table};
 }  // namespace sepconv::cpu::SEPCONV_ISA

@@ -16,6 +16,9 @@ extern const SimdTable table;
 namespace avx512 {
 extern const SimdTable table;
 }
+namespace avx512bf16 {
+extern const Bf16Table table;
+}
 #if defined(SEPCONV_WIDE)
 namespace wide {
 extern const SimdTable table;
@@ -30,8 +33,8 @@ extern const SimdTable table;
 namespace {
 
 struct Tables {
-  const SimdTable* tables[4];
-  const char* names[4];
+  const SimdTable* tables[5];
+  const char* names[5];
   int count = 0;
 
   void add(const SimdTable& table) {
@@ -47,8 +50,18 @@ const Tables& tables() {
     __builtin_cpu_init();
     const bool hasAvx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
     if (hasAvx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
-        __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq"))
+        __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq")) {
+      if (__builtin_cpu_supports("avx512bf16")) {
+        static const SimdTable withBf16 = [] {
+          SimdTable table = avx512::table;
+          table.name = "avx512bf16";
+          table.bf16 = &avx512bf16::table;
+          return table;
+        }();
+        found.add(withBf16);
+      }
       found.add(avx512::table);
+    }
     if (hasAvx2) found.add(avx2::table);
 #elif defined(__aarch64__)
     found.add(neon::table);

@@ -1,6 +1,7 @@
 // The primitives that are compiled once per instruction set (scalar, avx2, avx512, neon) from one source, as tables of
 // plain functions. Kernels ask simd() for the table in force and never look at the instruction set themselves.
 #pragma once
+#include "bf16.h"
 #include "depthwise.h"
 #include "elementwise.h"
 #include "gemm.h"
@@ -11,7 +12,7 @@
 namespace sepconv::cpu {
 
 struct SimdTable {
-  const char* name;  // scalar, avx2, avx512, neon
+  const char* name;  // scalar, avx2, avx512, avx512bf16, neon
   int width;         // floats per vector
   GemmTable gemm;
   DepthwiseTable depthwise;
@@ -19,6 +20,7 @@ struct SimdTable {
   PoolingTable pooling;
   ElementwiseTable elementwise;
   OptimizerTable optimizer;
+  const Bf16Table* bf16;
 };
 
 // The table in force on the calling thread: the best one that this processor runs, unless another one was selected. An

@@ -2,6 +2,7 @@
 
 import { readFile } from 'node:fs/promises'
 import { Command } from 'commander'
+import type { Precision } from '../../graph/passes/storage.js'
 import type { KernelReport, KernelResult } from '../../bench/kernels.js'
 import { SepconvError } from '../../errors.js'
 import {
@@ -45,7 +46,7 @@ interface ModelSettings extends Common, Record<string, unknown> {
   task: ('inference' | 'train')[]
   batch: number[]
   threads?: number[]
-  precision: string[]
+  precision: Precision[]
 }
 
 const sampling = (command: Command): Command =>
@@ -112,7 +113,7 @@ const modelCommand = (): Command =>
         .option('--task <list>', 'inference, train', list(oneOf('inference', 'train')), ['inference', 'train'])
         .option('--batch <list>', 'pictures per batch', list(wholeNumber()), [1, 8])
         .option('--threads <list>', 'threads of the cpu device (default: one per core)', list(threadCount))
-        .option('--precision <list>', 'float32', list(String), ['float32'])
+        .option('--precision <list>', 'storage of feature maps: float32, bfloat16', list(oneOf('float32', 'bfloat16')), ['float32'])
         .option('--memory-limit <MiB>', 'most scratch memory of a training step', wholeNumber()),
     ),
   )

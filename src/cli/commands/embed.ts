@@ -4,7 +4,7 @@ import { extname, join } from 'node:path'
 import { Command } from 'commander'
 import type { RgbImage } from '../../data/image.js'
 import { SepconvError } from '../../errors.js'
-import { deviceOption, jsonOption, resizeOption, threadsOption } from '../options.js'
+import { deviceOption, jsonOption, precisionOption, resizeOption, threadsOption } from '../options.js'
 import { Progress, say, writeJson, writeText } from '../ui.js'
 import { openWeights, type WeightsSettings } from '../weights.js'
 
@@ -30,6 +30,7 @@ export const embedCommand = (): Command =>
     .option('--strict', 'fail on a picture that cannot be read instead of skipping it')
     .addOption(resizeOption())
     .addOption(deviceOption())
+    .addOption(precisionOption())
     .addOption(threadsOption())
     .addOption(jsonOption())
     .addHelpText('after', '\nExample:\n  $ sepconv embed photos/ --weights timm/legacy_xception.tf_in1k --out features.npy')

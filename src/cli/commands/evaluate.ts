@@ -7,7 +7,7 @@ import type { Model } from '../../models/model.js'
 import type { EvaluateOptions, Evaluation } from '../../train/evaluate.js'
 import type { ConfusionMatrix } from '../../train/protocols.js'
 import { addMapOptions, type MapSettings, mapOptions } from '../mapOptions.js'
-import { deviceOption, jsonOption, oneOf, resizeOption, threadsOption, wholeNumber } from '../options.js'
+import { deviceOption, jsonOption, precisionOption, oneOf, resizeOption, threadsOption, wholeNumber } from '../options.js'
 import { percent } from '../table.js'
 import { Progress, say, writeJson, writeText } from '../ui.js'
 import { describeDevice, openWeights, type WeightsSettings } from '../weights.js'
@@ -45,6 +45,7 @@ export function evaluateCommand(): Command {
   return addMapOptions(command)
     .addOption(resizeOption())
     .addOption(deviceOption())
+    .addOption(precisionOption())
     .addOption(threadsOption())
     .addOption(jsonOption())
     .addHelpText(

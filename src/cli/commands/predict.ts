@@ -4,7 +4,7 @@ import { Command } from 'commander'
 import type { RgbImage } from '../../data/image.js'
 import { SepconvError } from '../../errors.js'
 import type { Prediction } from '../../models/model.js'
-import { deviceOption, jsonOption, resizeOption, threadsOption, wholeNumber } from '../options.js'
+import { deviceOption, jsonOption, precisionOption, resizeOption, threadsOption, wholeNumber } from '../options.js'
 import { milliseconds, percent } from '../table.js'
 import { Progress, say, writeJson, writeText } from '../ui.js'
 import { describeDevice, openWeights, type WeightsSettings } from '../weights.js'
@@ -35,6 +35,7 @@ export const predictCommand = (): Command =>
     .option('--strict', 'fail on the first picture that cannot be read instead of skipping it')
     .addOption(resizeOption())
     .addOption(deviceOption())
+    .addOption(precisionOption())
     .addOption(threadsOption())
     .addOption(jsonOption())
     .addHelpText(

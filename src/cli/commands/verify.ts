@@ -10,6 +10,7 @@ import {
   list,
   modelOptions,
   oneOf,
+  precisionOption,
   selectDevice,
   threadsOption,
   wholeNumber,
@@ -24,6 +25,7 @@ interface Settings extends DeviceSettings, Record<string, unknown> {
   batch: number
   against?: string
   size?: number
+  precision?: 'float32' | 'bfloat16'
   seed: number
   json?: boolean
 }
@@ -41,6 +43,7 @@ export function verifyCommand(): Command {
     .option('--against <device>', 'the device whose results are expected (default: reference)')
   return addModelOptions(command)
     .addOption(deviceOption())
+    .addOption(precisionOption())
     .addOption(threadsOption())
     .addOption(jsonOption())
     .addHelpText('after', '\nExamples:\n  $ sepconv verify\n  $ sepconv verify --task inference --size 299 --device cuda --against cpu')
@@ -50,7 +53,7 @@ export function verifyCommand(): Command {
 async function verify(settings: Settings): Promise<void> {
   const device = selectDevice(settings)
   const [{ verifyModel }] = await Promise.all([import('../../runtime/verify.js'), import('../../models/index.js')])
-  const { model, batch, size, seed, against } = settings
+  const { model, batch, size, seed, against, precision } = settings
   const expected = against === undefined || against === 'reference' ? 'the reference' : against
   const rows: VerifyRow[] = []
   const progress = new Progress({ label: 'verifying', total: settings.task.length, unit: '' })
@@ -66,6 +69,7 @@ async function verify(settings: Settings): Promise<void> {
       against,
       batch,
       seed,
+      precision,
       onProgress,
       ...(size !== undefined && { size }),
     }))

@@ -28,7 +28,7 @@ export function packFilters(graph: Graph, target: Target): Graph {
     const cout = filter.shape.at(-1)!
     const rows = filter.shape.slice(0, -1).reduce((product, size) => product * size, 1)
     const matrix = filter.shape.length === 2 ? filter : emit(opDefinition('reshape'), [filter], { shape: [rows, cout] })
-    const packed = emit(opDefinition('packFilter'), [matrix], { panel })
+    const packed = emit(opDefinition('packFilter'), [matrix], { panel, ...(filter.dtype === 'bfloat16' && { pair: 2 }) })
     return out.emit(
       definitionOf(node),
       withInputs(node.name, inputs, { [slot]: packed }),

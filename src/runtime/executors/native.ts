@@ -222,7 +222,7 @@ export class NativeCpuExecutor extends NativeDeviceExecutor {
 export interface NativeOptions {
   /** Default: the environment's `SEPCONV_THREADS`, else as many as the process may use. */
   threads?: number
-  /** Instruction set: `avx512`, `avx2`, `neon`, `scalar`. Default: the environment's `SEPCONV_ISA`, else the best one. */
+  /** Instruction set: `avx512bf16`, `avx512`, `avx2`, `neon`, `scalar`. Default: the environment's `SEPCONV_ISA`, else the best one. */
   isa?: string
 }
 

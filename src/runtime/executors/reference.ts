@@ -189,12 +189,14 @@ class ReferenceProgram implements LoadedProgram {
 const place = ({ memory, offset }: Binding): Place => ({ buffer: (memory as HostMemory).buffer, offset })
 
 function widen(buffer: ProgramBuffer, { buffer: memory, offset }: Place): HostTensor {
-  const data = typedArray(buffer.dtype, memory, offset, elements(buffer.shape))
-  return { shape: buffer.shape, data: buffer.dtype === 'bfloat16' ? Float32Array.from(data, fromBfloat16) : (data as Float32Array) }
+  const { shape, dtype } = buffer
+  const data = typedArray(dtype, memory, offset, elements(shape))
+  return dtype === 'bfloat16' ? { shape, dtype, data: Float32Array.from(data, fromBfloat16) } : { shape, data: data as Float32Array }
 }
 
 function fresh({ shape, dtype }: ProgramBuffer): HostTensor {
   const length = elements(shape)
+  if (dtype === 'bfloat16') return { shape, dtype, data: new Float32Array(length) }
   return { shape, data: dtype === 'int32' ? new Int32Array(length) : dtype === 'uint8' ? new Uint8Array(length) : new Float32Array(length) }
 }
 
