@@ -465,7 +465,7 @@ async function fromFile(
   return await Model.from(file, source, model, { ...inherited, ...givenOf(known) }, { head, device, seed, labels, preprocessing })
 }
 
-/** What the published Xception weights want: shorter side to 333, centre 299, [−1, 1] (see docs/xception.md). */
+/** What the published Xception weights want: shorter side to 333, centre 299, [−1, 1] (see docs/weights.md). */
 const defaultPreprocessing = ({ inputSize, inputChannels, preprocessing }: Network): Preprocessing => ({
   size: inputSize,
   resize: Math.round((inputSize * 333) / 299),

@@ -90,11 +90,31 @@ function match(file: WeightsFile, candidate: Architecture, given: Readonly<Recor
     architecture: candidate.name,
     convention,
     options: { ...options, classes: head.classes ?? 0 },
-    preprocessing,
+    preprocessing: { ...preprocessing, ...(convention === 'timm' && timmPreprocessing(candidate.name, file.config)) },
     prefix,
     ...(head.head !== undefined && { head: head.head }),
   }
   return { share, source }
+}
+
+/** What timm's config.json says of pictures; a value that is none of its kind is as if it were not there. */
+function timmPreprocessing(name: string, config: WeightsFile['config']): Partial<Preprocessing> {
+  if (config?.architecture !== name && config?.architecture !== `legacy_${name}`) return {}
+  const { pretrained_cfg: found } = config
+  if (typeof found !== 'object' || found === null) return {}
+  const { input_size, crop_pct, crop_mode, interpolation, mean, std } = found as Record<string, unknown>
+  const numbers = (value: unknown, positive: boolean): value is number[] =>
+    Array.isArray(value) && value.length > 0 && value.every((x) => Number.isFinite(x) && (!positive || x > 0))
+  const size = numbers(input_size, true) && Number.isInteger(input_size[1]) ? input_size[1] : undefined
+  const side = size ?? 299
+  return {
+    ...(size !== undefined && { size }),
+    ...(typeof crop_pct === 'number' && crop_pct > 0 && crop_pct <= 1 && { resize: Math.floor(side / crop_pct) }),
+    ...(crop_mode === 'center' || crop_mode === 'squash' ? { crop: crop_mode } : {}),
+    ...(interpolation === 'bicubic' || interpolation === 'bilinear' || interpolation === 'nearest' ? { interpolation } : {}),
+    ...(numbers(mean, false) && { mean }),
+    ...(numbers(std, true) && { deviation: std }),
+  }
 }
 
 function headOf(file: WeightsFile, convention: 'own' | Convention, prefix: string): { head?: string; classes?: number } {

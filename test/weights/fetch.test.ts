@@ -63,6 +63,23 @@ describe('fetchWeights', () => {
     expect((await files()).filter((name) => /part|lock/.test(name))).toEqual([])
   })
 
+  it("the hub's config.json comes with the weights; a hub without one is none the worse", async () => {
+    const config = Buffer.from('{"pretrained_cfg":{}}')
+    handler = (request, response) => (request.url!.endsWith('config.json') ? void response.writeHead(404).end() : whole(response))
+    const options = { cache, allowHttp: true, hub: base }
+    const without = await fetchWeights('hf:someone/plain', options)
+    expect(await readdir(join(without, '..'))).toEqual(['model.safetensors'])
+    handler = (request, response) => whole(response, request.url!.endsWith('config.json') ? config : FILE)
+    const path = await fetchWeights('timm/xception65.ra3_in1k', options)
+    expect(await readFile(join(path, '..', 'config.json'))).toEqual(config)
+    expect(await readFile(path)).toEqual(FILE)
+    const last = requests.length
+    expect(await fetchWeights('timm/xception65.ra3_in1k', options)).toBe(path)
+    expect(requests).toHaveLength(last)
+    handler = (request, response) => (request.url!.endsWith('config.json') ? void response.writeHead(503).end() : whole(response))
+    await expect(fetchWeights('hf:someone/else', options)).rejects.toMatchObject({ message: expect.stringContaining('503') })
+  })
+
   it('a truncated body is an error, and the next call goes on where it stopped', async () => {
     handler = (_, response) => {
       response.writeHead(200, { 'content-length': FILE.length, etag: ETAG })
