@@ -12,7 +12,7 @@ import { writeShapes } from '../../src/data/shapes.js'
 import { createModel, imageFolder } from '../../src/index.js'
 
 const EXAMPLES = new URL('../../examples/', import.meta.url).pathname
-const CHROMIUM = [process.env.CHROMIUM, '/usr/bin/chromium', '/usr/bin/chromium-browser'].find((path) => path && existsSync(path))
+const CHROMIUM = ['/usr/bin/chromium', '/usr/bin/chromium-browser', '/usr/bin/google-chrome'].find((path) => existsSync(path))
 
 let folder: string
 let weights: string
