@@ -65,6 +65,7 @@ export async function readSource(path: string): Promise<WeightsSource> {
 function conventionOf(file: WeightsFile, { architecture: name, options }: ModelConfig): 'own' | Convention {
   const { layerNames } = architecture(name)
   if (!layerNames) return 'own'
+  if (file.format === 'hdf5') return 'keras'
   const first = namedTensors(layerNames(options), 'timm')[0]
   return first && file.tensors.has(first.name) && !file.tensors.has(first.own) ? 'timm' : 'own'
 }

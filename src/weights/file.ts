@@ -23,7 +23,7 @@ export interface WeightsFile extends AsyncDisposable {
   readonly path: string
   readonly format: 'safetensors' | 'hdf5' | 'pytorch'
   readonly tensors: ReadonlyMap<string, WeightsTensor>
-  /** Texts that travel with the weights; none but safetensors has any. */
+  /** Texts that travel with the weights; safetensors has them, and our own HDF5 files. */
   readonly metadata: Readonly<Record<string, string>>
   /** What the `config.json` beside the file says, where timm wrote one (it has a `pretrained_cfg`). */
   config?: Readonly<Record<string, unknown>>

@@ -15,6 +15,7 @@ import { SepconvError } from '../errors.js'
 import { fileError } from '../files.js'
 import { checkTarget, tensorOf, type WeightsFile } from './file.js'
 import { Hdf5File, type Hdf5Group } from './hdf5Library.js'
+import { METADATA_ATTRIBUTE } from './kerasWriter.js'
 
 const MAX_ATTRIBUTE_BYTES = 16 << 20
 const MAX_LAYERS = 20_000
@@ -49,12 +50,13 @@ export async function openHdf5(path: string, name = path): Promise<WeightsFile> 
   try {
     const reader = new Reader(name, bytes, file)
     const tensors = await reader.tensors()
+    const metadata = await reader.metadata()
     const close = () => file.close()
     return {
       path: name,
       format: 'hdf5',
       tensors,
-      metadata: {},
+      metadata,
       async readInto(tensor, target) {
         const { elements, place } = tensorOf({ path: name, tensors }, tensor)
         checkTarget(tensor, elements, target)
@@ -105,6 +107,19 @@ class Reader {
     else this.#fail('no layers of Keras are in it (neither layer_names, model_weights nor layers)')
     if (this.#tensors.size === 0) this.#fail('its layers hold no weights')
     return this.#tensors
+  }
+
+  /** What our own files say of their model; nothing where others use the name. */
+  async metadata(): Promise<Readonly<Record<string, string>>> {
+    const root = await this.file.group('')
+    if (!root || partsOf(root, METADATA_ATTRIBUTE).length === 0) return {}
+    try {
+      const value = JSON.parse((await this.#list('', root, METADATA_ATTRIBUTE))[0] ?? '{}') as Record<string, unknown> | null
+      return Object.fromEntries(Object.entries(value ?? {}).filter((entry): entry is [string, string] => typeof entry[1] === 'string'))
+    } catch (error) {
+      if (error instanceof SepconvError) throw error
+      return {}
+    }
   }
 
   async read(tensor: string, place: string, target: Float32Array): Promise<void> {

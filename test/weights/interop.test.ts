@@ -124,6 +124,22 @@ describe('PyTorch', () => {
   })
 })
 
+describe('our own .h5', () => {
+  it('says which model it holds, labels included, whatever its depth and width', async () => {
+    using model = await createModel('xception', { ...TINY, weights: fixture('timm.pth'), labels: ['a', 'b', 'c', 'd', 'é'] })
+    await model.saveWeights(at('own.h5'))
+    using again = await loadModel(at('own.h5'))
+    expect(again.config).toEqual(model.config)
+    await expectSameContent(again, model)
+    const many = Array.from({ length: 5 }, (_, i) => `${i}${'x'.repeat(20_000)}`)
+    model.labels = many
+    await model.saveWeights(at('own.h5'))
+    using bare = await loadModel(at('own.h5'))
+    expect(bare.config.options).toEqual(model.config.options)
+    expect(bare.labels).toBeUndefined()
+  })
+})
+
 describe('safetensors', () => {
   it.each([
     ['last_linear', 'F32'],
