@@ -107,6 +107,12 @@ describe('serve.mjs', () => {
       await page.waitForSelector('#result tr')
       const text = await page.textContent('#result tr:first-child td:first-child')
       expect(classes).toContain(text)
+      expect(await page.isVisible('#picture')).toBe(true)
+      // What is no picture is said to be none, and its place is free again.
+      await page.setInputFiles('#file', weights)
+      await page.waitForSelector('#result >> text=no picture format')
+      await page.waitForSelector('#drop span:visible')
+      expect(await page.isVisible('#picture')).toBe(false)
     } finally {
       await browser.close()
     }
