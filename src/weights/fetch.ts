@@ -10,7 +10,7 @@ import { createHash } from 'node:crypto'
 import { createReadStream, existsSync } from 'node:fs'
 import { mkdir, open, readFile, rename, rm, stat, writeFile } from 'node:fs/promises'
 import { homedir } from 'node:os'
-import { basename, join } from 'node:path'
+import { basename, dirname, join } from 'node:path'
 import { SepconvError } from '../errors.js'
 import { fileError, lockFolder } from '../files.js'
 
@@ -121,8 +121,21 @@ export async function fetchWeights(weights: string, options: FetchOptions = {}):
   if (existsSync(path)) return path
   // First, so that weights in the cache always have what belongs to them.
   if (source.config !== undefined) await downloadConfig(source.config, join(folder, 'config.json'), options)
-  await download(source, path, options)
+  if (path.endsWith('.index.json')) await downloadShards(source, path, options)
+  else await download(source, path, options)
   return path
+}
+
+/** The files that an index names, from beside it; the index comes to its place last, so that one in the cache is complete. */
+async function downloadShards(source: Source, path: string, { sha256, ...options }: FetchOptions): Promise<void> {
+  const { readIndex } = await import('./sharded.js')
+  const index = `${path}.new`
+  await download(source, index, { ...options, sha256 })
+  for (const shard of new Set((await readIndex(index)).values())) {
+    const place = join(dirname(path), shard)
+    if (!existsSync(place)) await download({ url: new URL(encodeURIComponent(shard), source.url).href }, place, options)
+  }
+  await rename(index, path)
 }
 
 /** @throws what a download throws, unless the server has no such file. */
@@ -185,7 +198,7 @@ async function download(source: Source, path: string, options: FetchOptions): Pr
     if (!response.ok || !response.body)
       throw refuse(
         `the server answers ${response.status} ${response.statusText}`,
-        response.status === 404 ? 'Check the name' : undefined,
+        response.status === 404 ? 'Check the name; hf:owner/name/file names another file than model.safetensors' : undefined,
         undefined,
         response.status,
       )

@@ -80,6 +80,29 @@ describe('fetchWeights', () => {
     await expect(fetchWeights('hf:someone/else', options)).rejects.toMatchObject({ message: expect.stringContaining('503') })
   })
 
+  it('an index brings the files that it names, and is there only when they are', async () => {
+    const index = Buffer.from(JSON.stringify({ weight_map: { a: 'one.safetensors', b: 'two.safetensors', c: 'one.safetensors' } }))
+    const paths: string[] = []
+    let broken = true
+    handler = (request, response) => {
+      paths.push(request.url!)
+      if (request.url!.endsWith('.json')) whole(response, index)
+      else if (request.url!.includes('two') && broken) response.writeHead(503).end()
+      else whole(response)
+    }
+    await expect(get('/x/model.safetensors.index.json')).rejects.toMatchObject({ message: expect.stringContaining('503') })
+    broken = false
+    const path = await get('/x/model.safetensors.index.json')
+    expect(await readFile(path)).toEqual(index)
+    expect((await readdir(join(path, '..'))).sort()).toEqual(['model.safetensors.index.json', 'one.safetensors', 'two.safetensors'])
+    expect(paths.filter((name) => name === '/x/one.safetensors')).toHaveLength(1)
+    handler = (_, response) => whole(response, Buffer.from('{"weight_map":{"a":"../../evil"}}'))
+    await expect(get('/y/model.safetensors.index.json')).rejects.toMatchObject({
+      code: 'ERR_FORMAT',
+      message: expect.stringContaining('same folder'),
+    })
+  })
+
   it('a truncated body is an error, and the next call goes on where it stopped', async () => {
     handler = (_, response) => {
       response.writeHead(200, { 'content-length': FILE.length, etag: ETAG })
