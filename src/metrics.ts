@@ -2,6 +2,7 @@
 
 import { checkChoice } from './errors.js'
 
+/** What the meters below give. */
 export interface Classification {
   readonly images: number
   /** Share of images whose label has the highest logit. */

@@ -106,11 +106,11 @@ function timmPreprocessing(name: string, config: WeightsFile['config']): Partial
   const { input_size, crop_pct, crop_mode, interpolation, mean, std } = found as Record<string, unknown>
   const numbers = (value: unknown, positive: boolean): value is number[] =>
     Array.isArray(value) && value.length > 0 && value.every((x) => Number.isFinite(x) && (!positive || x > 0))
-  const size = numbers(input_size, true) && Number.isInteger(input_size[1]) ? input_size[1] : undefined
+  const size = numbers(input_size, true) && Number.isInteger(input_size[1]) && input_size[1]! <= 4096 ? input_size[1] : undefined
   const side = size ?? 299
   return {
     ...(size !== undefined && { size }),
-    ...(typeof crop_pct === 'number' && crop_pct > 0 && crop_pct <= 1 && { resize: Math.floor(side / crop_pct) }),
+    ...(typeof crop_pct === 'number' && crop_pct >= 0.25 && crop_pct <= 1 && { resize: Math.floor(side / crop_pct) }),
     ...(crop_mode === 'center' || crop_mode === 'squash' ? { crop: crop_mode } : {}),
     ...(interpolation === 'bicubic' || interpolation === 'bilinear' || interpolation === 'nearest' ? { interpolation } : {}),
     ...(numbers(mean, false) && { mean }),

@@ -21,7 +21,7 @@ import { checkCount, type Layer, layer } from '../nn/layer.js'
 import { batchNorm, conv2d, dense, dropout, globalAveragePool, relu, separable } from '../nn/layers.js'
 import * as ops from '../ops/index.js'
 import type { LayerNames } from '../weights/conventions.js'
-import { inTurn, named } from './common.js'
+import { inTurn, MAX_REPEATS, named } from './common.js'
 import { type Network, registerModel } from './registry.js'
 
 /** Options of the aligned Xceptions; the defaults are timm's models. */
@@ -122,7 +122,7 @@ export function buildXceptionAligned(name: XceptionAlignedVariant, options: Xcep
   const { middleRepeats = variant.middleRepeats, dropout: rate = 0, momentum = 0.9, epsilon = variant.epsilon } = options
   checkCount(name, 'classes', classes, 0)
   checkCount(name, 'inputChannels', inputChannels)
-  checkCount(name, 'middleRepeats', middleRepeats, 0)
+  checkCount(name, 'middleRepeats', middleRepeats, 0, MAX_REPEATS)
   checkCount(name, 'inputSize', inputSize, 33)
   checkChoice(name, 'featuresOnly', featuresOnly, [true, false])
   if (!(width > 0 && width <= 16))
@@ -227,6 +227,8 @@ export function xceptionAlignedNames(
 ): LayerNames[] {
   const variant = VARIANTS[name]
   const { middleRepeats = variant.middleRepeats, classes = 1000, featuresOnly = false } = options
+  // Options of a file come here before a model is built of them.
+  checkCount(name, 'middleRepeats', middleRepeats, 0, MAX_REPEATS)
   const pre = variant.preActivation === true
   const rows: LayerNames[] = [
     { kind: 'conv', own: 'stem.conv1', timm: 'stem.0.conv' },

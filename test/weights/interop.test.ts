@@ -140,6 +140,33 @@ describe('our own .h5', () => {
   })
 })
 
+describe('metadata of unknown origin', () => {
+  it.each([
+    [{ options: { middleRepeats: 1e9 } }, /middleRepeats must be a whole number from 0 to 1000/],
+    [{ options: { fullyConnected: new Array(1001).fill(8) } }, /fullyConnected/],
+    [{ options: { width: 1e9 } }, /width/],
+    [{ options: { surprise: 1 } }, /surprise/],
+    [{ architecture: 'resnet50', options: { blocks: [1e9, 1, 1, 1] } }, /blocks/],
+    [{ architecture: 'vgg1600' }, /no model 'vgg1600'/],
+    [{ preprocessing: { size: 1e6 } }, /size must be a whole number from 1 to 4096/],
+    [{ preprocessing: { resize: 1e9 } }, /resize/],
+    [{ preprocessing: { crop: 'none' } }, /crop must be one of/],
+    [{ preprocessing: { mean: [1] } }, /mean must be 3/],
+    [{ preprocessing: { deviation: [0, 1, 1] } }, /deviation/],
+    [{ options: { classes: 1e8 } }, /missing/],
+  ] as const)('%j is refused by name, at once', async (part: Record<string, unknown>, message) => {
+    const { architecture = 'xception', ...rest } = part
+    const metadata: Record<string, string> = { format: 'sepconv', architecture: architecture as string }
+    for (const [key, value] of Object.entries(rest)) metadata[key] = JSON.stringify(value)
+    await writeSafetensors(at('hostile.safetensors'), new Map([['a', { dtype: 'F32', shape: [1], data: new Float32Array(1) }]]), {
+      metadata,
+    })
+    const since = performance.now()
+    await expect(loadModel(at('hostile.safetensors'))).rejects.toThrow(message)
+    expect(performance.now() - since).toBeLessThan(5000)
+  })
+})
+
 describe('safetensors', () => {
   it.each([
     ['last_linear', 'F32'],
