@@ -152,15 +152,28 @@ export function sourceTensors(
 /** What a file written by `saveWeights` says of its model; `undefined` for files of other programs. @throws ERR_FORMAT. */
 export function readMetadata(path: string, metadata: Readonly<Record<string, string>>): ModelConfig | undefined {
   if (metadata.format !== 'sepconv' || metadata.architecture === undefined) return undefined
-  try {
-    return {
-      architecture: metadata.architecture,
-      options: JSON.parse(metadata.options ?? '{}') as Record<string, unknown>,
-      preprocessing: JSON.parse(metadata.preprocessing ?? '{}') as Preprocessing,
-      ...(metadata.labels !== undefined && { labels: JSON.parse(metadata.labels) as string[] }),
+  const parsed = (key: string, expected: string, accepts: (value: unknown) => boolean): unknown => {
+    const refuse = (cause?: unknown) =>
+      new SepconvError('ERR_FORMAT', `${path}: ${key} in its metadata is not ${expected}`, { subject: key, expected, cause })
+    let value: unknown
+    try {
+      value = JSON.parse(metadata[key]!)
+    } catch (cause) {
+      throw refuse(cause)
     }
-  } catch (cause) {
-    throw new SepconvError('ERR_FORMAT', `${path}: its metadata is not valid JSON`, { subject: path, cause })
+    if (!accepts(value)) throw refuse()
+    return value
+  }
+  const object = (key: string) =>
+    metadata[key] === undefined
+      ? {}
+      : (parsed(key, 'a JSON object', (value) => typeof value === 'object' && value !== null && !Array.isArray(value)) as object)
+  const isList = (value: unknown) => Array.isArray(value) && value.every((entry) => typeof entry === 'string')
+  return {
+    architecture: metadata.architecture,
+    options: object('options') as Record<string, unknown>,
+    preprocessing: object('preprocessing') as Preprocessing,
+    ...(metadata.labels !== undefined && { labels: parsed('labels', 'a JSON list of texts', isList) as string[] }),
   }
 }
 

@@ -154,6 +154,17 @@ describe('metadata of unknown origin', () => {
     [{ preprocessing: { mean: [1] } }, /mean must be 3/],
     [{ preprocessing: { deviation: [0, 1, 1] } }, /deviation/],
     [{ options: { classes: 1e8 } }, /missing/],
+    [{ options: null }, /options in its metadata is not a JSON object/],
+    [{ preprocessing: [1] }, /preprocessing in its metadata is not a JSON object/],
+    [{ labels: { length: 1000 } }, /labels in its metadata is not a JSON list of texts/],
+    [{ options: { poolPadding: 7 } }, /poolPadding/],
+    [{ options: { epsilon: 'x' } }, /epsilon/],
+    [{ options: { momentum: 7 } }, /momentum/],
+    [{ options: { inputChannels: 'three' } }, /inputChannels/],
+    [{ options: { segments: 'many' } }, /segments/],
+    [{ options: { dropout: 2 } }, /dropout/],
+    [{ options: { initializer: 'constructor' } }, /initializer/],
+    [{ preprocessing: { mean: 'abc' } }, /mean must be 3/],
   ] as const)('%j is refused by name, at once', async (part: Record<string, unknown>, message) => {
     const { architecture = 'xception', ...rest } = part
     const metadata: Record<string, string> = { format: 'sepconv', architecture: architecture as string }
