@@ -34,7 +34,8 @@ interface Answer {
 }
 
 class Thread {
-  readonly #worker = new Worker(new URL('./hdf5Worker.js', import.meta.url), { stdout: true, stderr: true })
+  // Without the options of this process, of which some hold for a main program alone (--input-type).
+  readonly #worker = new Worker(new URL('./hdf5Worker.js', import.meta.url), { execArgv: [], stdout: true, stderr: true })
   readonly #pending = new Map<number, Pending>()
   #next = 0
   #errors = 0
