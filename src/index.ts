@@ -71,7 +71,7 @@ export {
   MeanAveragePrecisionMeter,
   type MeanAveragePrecisionOptions,
 } from './meanAveragePrecision.js'
-export { type Classification, ClassificationMeter, MultiLabelMeter } from './metrics.js'
+export { type Classification, ClassificationMeter, MultiLabelMeter, type MultiLabelOptions } from './metrics.js'
 export { evaluate, type EvaluateOptions, type Evaluation, type Scored } from './train/evaluate.js'
 export type { Best, Metric, Scores } from './train/events.js'
 export { type Callback, fit, type FitEvent, type FitOptions } from './train/fit.js'

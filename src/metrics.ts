@@ -1,5 +1,8 @@
 /** Classification metrics from logits, accumulated batch by batch in float64. */
 
+import { checkChoice } from './errors.js'
+
+/** What the meters below give. */
 export interface Classification {
   readonly images: number
   /** Share of images whose label has the highest logit. */
@@ -49,35 +52,65 @@ export class ClassificationMeter {
   }
 }
 
-/** The same of pictures with several labels each: a hit is any of them; the loss is the mean binary cross entropy over classes, in nats. */
+/** Options of {@link MultiLabelMeter}. */
+export interface MultiLabelOptions {
+  /**
+   * `'sigmoid'` (default): mean binary cross entropy over the classes, for models trained with several labels per picture.
+   * `'softmax'`: minus the logarithm of the probability that the classes that are right have together, for models trained with one
+   * label per picture (ImageNet-ReaL, Beyer et al. 2020); the cross entropy where one class is right.
+   */
+  readonly loss?: 'sigmoid' | 'softmax'
+}
+
+/** The same of pictures with several right labels each: a hit is any of them; the loss is in nats. */
 export class MultiLabelMeter {
+  readonly #loss: 'sigmoid' | 'softmax'
   #images = 0
   #first = 0
   #fifth = 0
-  #loss = 0
+  #total = 0
 
-  /** Adds rows. @param logits [n, classes], row-major. @param labels the classes of each row; `null` for padding. */
+  /** @throws ERR_ARGUMENT for another loss. */
+  constructor({ loss = 'sigmoid' }: MultiLabelOptions = {}) {
+    checkChoice('MultiLabelMeter', 'loss', loss, ['sigmoid', 'softmax'])
+    this.#loss = loss
+  }
+
+  /** Adds rows. @param logits [n, classes], row-major. @param labels the classes of each row; `null` for rows that do not count. */
   add(logits: Float32Array, labels: readonly (readonly number[] | null)[]): void {
     const classes = logits.length / labels.length
     for (const [row, own] of labels.entries()) {
       if (!own) continue
       const scores = logits.subarray(row * classes, (row + 1) * classes)
-      let loss = 0
-      for (let c = 0; c < classes; c++) loss += Math.max(scores[c]!, 0) + Math.log1p(Math.exp(-Math.abs(scores[c]!)))
-      for (const c of own) loss -= scores[c]!
       const best = rank(scores, own)
       this.#images++
       if (best < 1) this.#first++
       if (best < 5) this.#fifth++
-      this.#loss += loss / classes
+      this.#total += this.#loss === 'sigmoid' ? binaryCrossEntropy(scores, own) : logSumExp(scores) - logSumExp(scores, own)
     }
   }
 
   /** Means over everything added. */
   result(): Classification {
     const mean = (total: number) => (this.#images > 0 ? total / this.#images : Number.NaN)
-    return { images: this.#images, top1: mean(this.#first), top5: mean(this.#fifth), loss: mean(this.#loss) }
+    return { images: this.#images, top1: mean(this.#first), top5: mean(this.#fifth), loss: mean(this.#total) }
   }
+}
+
+function binaryCrossEntropy(scores: Float32Array, labels: readonly number[]): number {
+  let loss = 0
+  for (let c = 0; c < scores.length; c++) loss += Math.max(scores[c]!, 0) + Math.log1p(Math.exp(-Math.abs(scores[c]!)))
+  for (const c of new Set(labels)) loss -= scores[c]!
+  return loss / scores.length
+}
+
+/** log Σ exp over all classes, or over some. */
+function logSumExp(scores: Float32Array, classes?: readonly number[]): number {
+  const some = classes ? Array.from(new Set(classes), (c) => scores[c]!) : scores
+  let [highest, sum] = [-Infinity, 0]
+  for (const score of some) highest = Math.max(highest, score)
+  for (const score of some) sum += Math.exp(score - highest)
+  return highest + Math.log(sum)
 }
 
 /** How many classes stand before the best of `labels`; among equals the lower index comes first. */

@@ -7,6 +7,9 @@ import { checkCount, type Layer, layer } from '../nn/layer.js'
 import { dense, dropout, globalAveragePool } from '../nn/layers.js'
 import type { Preprocessing } from './model.js'
 
+/** Repeats of a block: options come out of files too, and a thousand million blocks would fill the memory before anything is compared. */
+export const MAX_REPEATS = 1000
+
 /** Options of every baseline. */
 export interface BaselineOptions {
   /** Outputs of the logistic regression; 0 gives the pooled embedding instead. Default 1000. */
@@ -52,7 +55,11 @@ export function resolveBaseline(
   checkCount(name, 'inputSize', inputSize, published.smallest)
   if (!(width > 0 && width <= 16))
     throw new SepconvError('ERR_ARGUMENT', `${name}: width must be in (0, 16], got ${width}`, { subject: 'width', given: width })
-  if (blocks.length !== published.blocks.length || blocks.some((count) => !Number.isInteger(count) || count < 1))
+  if (
+    !Array.isArray(blocks) ||
+    blocks.length !== published.blocks.length ||
+    blocks.some((count) => !(Number.isInteger(count) && count >= 1 && count <= MAX_REPEATS))
+  )
     throw new SepconvError(
       'ERR_ARGUMENT',
       `${name}: blocks must be ${published.blocks.length} whole numbers of at least 1, got ${JSON.stringify(blocks)}`,

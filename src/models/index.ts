@@ -9,6 +9,7 @@ export { buildSeparableStack, type SeparableStackOptions } from './stack.js'
 export { type LayerSummary, type ModelSummary, summarize } from './summary.js'
 export { buildVgg16, type VggOptions } from './vgg.js'
 export { buildXception, type XceptionOptions } from './xception.js'
+export { buildXceptionAligned, type XceptionAlignedOptions, type XceptionAlignedVariant } from './xceptionAligned.js'
 
 import { Model, type ModelOptions } from './model.js'
 import type { XceptionOptions } from './xception.js'

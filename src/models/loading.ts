@@ -4,7 +4,7 @@ import { SepconvError } from '../errors.js'
 import { elements, formatShape, sameShape } from '../graph/types.js'
 import type { Variable } from '../graph/variable.js'
 import type { Executor } from '../runtime/executor.js'
-import { readState, writeState } from '../runtime/state.js'
+import { fillState, readState, writeState } from '../runtime/state.js'
 import { fromPytorch, IGNORED, isPytorch, type NamedTensor, pytorchShape, sameButOnes } from '../weights/conventions.js'
 import type { WeightsFile } from '../weights/file.js'
 import { architecture } from './registry.js'
@@ -59,19 +59,40 @@ export async function loadVariables(
   const wanted = sourceTensors(source, variables.keys(), target.options).filter(({ own }) => !(newHead && isHead(own)))
   const biases = biasesOf(file, source, wanted)
   const ignored = compare(file, source, target, wanted, biases, newHead)
+  const convert = source.convention !== 'own' && isPytorch(source.convention)
   let loaded = 0
-  for (const { own, name, optional } of wanted) {
-    const { type } = variables.get(own)!
-    const data = new Float32Array(elements(type.shape))
-    if (file.tensors.has(name)) {
+  const load = async ({ own, name, optional }: NamedTensor) => {
+    const variable = variables.get(own)!
+    const present = file.tensors.has(name)
+    if (!present && !optional) throw new SepconvError('ERR_INTERNAL', `no tensor for '${own}'`)
+    if (present) loaded++
+    if (present && convert) {
+      const data = new Float32Array(elements(variable.type.shape))
       await file.readInto(name, data)
-      loaded++
-    } else if (!optional) throw new SepconvError('ERR_INTERNAL', `no tensor for '${own}'`)
-    const convert = source.convention !== 'own' && isPytorch(source.convention)
-    writeState(variables.get(own)!, convert ? fromPytorch(own, type.shape, data) : data, executor)
+      writeState(variable, fromPytorch(own, variable.type.shape, data), executor)
+    } else await fillState(variable, executor, async (data) => void (present ? await file.readInto(name, data) : data.fill(0)))
   }
+  const rest = [...wanted]
+  await settled(
+    Array.from({ length: READERS }, async () => {
+      try {
+        for (let tensor = rest.shift(); tensor; tensor = rest.shift()) await load(tensor)
+      } catch (error) {
+        rest.length = 0
+        throw error
+      }
+    }),
+  )
   for (const fold of biases) await foldBiases(file, fold, variables, executor)
   return { format: file.format, convention: source.convention, loaded, ignored, newHead, foldedBiases: biases.map(({ layer }) => layer) }
+}
+
+/** Tensors that are read at once: reading one waits for the file, copying another for the processor. */
+const READERS = 4
+
+/** Waits for all, also when one fails: none may go on reading after the file was closed. @throws the first error. */
+async function settled(promises: readonly Promise<void>[]): Promise<void> {
+  for (const result of await Promise.allSettled(promises)) if (result.status === 'rejected') throw result.reason
 }
 
 function compare(

@@ -3,7 +3,7 @@
  * It is a function of values in traces, and a predictor of pictures outside them.
  */
 
-import { checkOptions, SepconvError } from '../errors.js'
+import { checkChoice, checkOptions, SepconvError } from '../errors.js'
 import { softmax } from '../ops/index.js'
 import type { Value } from '../graph/graph.js'
 import { checkPrecision, checkStorage, type Precision } from '../graph/passes/storage.js'
@@ -12,7 +12,7 @@ import { emit } from '../graph/trace.js'
 import { formatShape, formatType } from '../graph/types.js'
 import type { Variable } from '../graph/variable.js'
 import type { RgbImage } from '../data/image.js'
-import { nameVariables, variablesOf } from '../nn/layer.js'
+import { checkCount, nameVariables, variablesOf } from '../nn/layer.js'
 import { type DeviceName, openDevice } from '../runtime/device.js'
 import type { Executor, RunOptions } from '../runtime/executor.js'
 import { type CompiledFunction, compile } from '../runtime/function.js'
@@ -483,7 +483,7 @@ async function fromFile(
   )
 }
 
-/** What the published Xception weights want: shorter side to 333, centre 299, [−1, 1] (see docs/xception.md). */
+/** What the published Xception weights want: shorter side to 333, centre 299, [−1, 1] (see docs/weights.md). */
 const defaultPreprocessing = ({ inputSize, inputChannels, preprocessing }: Network): Preprocessing => ({
   size: inputSize,
   resize: Math.round((inputSize * 333) / 299),
@@ -494,17 +494,18 @@ const defaultPreprocessing = ({ inputSize, inputChannels, preprocessing }: Netwo
   ...preprocessing,
 })
 
+/** Side of an input in pixels: an activation of Xception's stem has 1.1 GB there. Files of unknown origin name sizes too. */
+const MAX_SIDE = 4096
+
 /** @throws ERR_ARGUMENT for unknown keys, sizes that are not whole, and means and deviations that do not fit the channels. */
 function checkPreprocessing(name: string, preprocessing: Preprocessing, channels: number): void {
   const subject = `${name}: preprocessing`
   checkOptions(subject, preprocessing, ['size', 'resize', 'crop', 'interpolation', 'mean', 'deviation'])
   const { size, resize, mean, deviation } = preprocessing
-  for (const [key, value] of Object.entries({ size, resize }))
-    if (!Number.isInteger(value) || value < 1)
-      throw new SepconvError('ERR_ARGUMENT', `${subject}: ${key} must be a whole number of at least 1, got ${String(value)}`, {
-        subject: key,
-        given: value,
-      })
+  checkCount(subject, 'size', size, 1, MAX_SIDE)
+  checkCount(subject, 'resize', resize, 1, 4 * MAX_SIDE)
+  checkChoice(subject, 'crop', preprocessing.crop, ['center', 'squash'])
+  checkChoice(subject, 'interpolation', preprocessing.interpolation, ['bicubic', 'bilinear', 'nearest'])
   const perChannel = (key: string, values: readonly number[], accepts: (x: number) => boolean, expected: string) => {
     if (Array.isArray(values) && values.length === channels && values.every((x) => Number.isFinite(x) && accepts(x))) return
     throw new SepconvError('ERR_ARGUMENT', `${subject}: ${key} must be ${channels} ${expected}, got ${JSON.stringify(values)}`, {

@@ -43,7 +43,7 @@ async function encodeOnnx(model: Model, options: OnnxOptions): Promise<Message> 
         : (result as unknown as Record<string, Value>)
     for (const [name, value] of Object.entries(outputs)) traced.output(name, value)
   })
-  const exporter = new Exporter(options)
+  const exporter = new Exporter(options, new Set(graph.outputs.map(({ value }) => value)))
   for (const value of graph.inputs) exporter.name(value, 'images')
   for (const node of graph.nodes) if (node.kind === 'op') await exporter.node(node, graph.nodes)
   const body = new Message()
@@ -109,7 +109,10 @@ class Exporter {
   readonly #names = new Map<Value, string>()
   #count = 0
 
-  constructor(private readonly options: OnnxOptions) {}
+  constructor(
+    private readonly options: OnnxOptions,
+    private readonly outputs: ReadonlySet<Value>,
+  ) {}
 
   name(value: Value, name: string): void {
     this.#names.set(value, name)
@@ -203,7 +206,8 @@ class Exporter {
     for (;;) {
       const readers = all.filter((node) => node.inputs.includes(value))
       const [next] = readers
-      if (readers.length !== 1 || next?.name !== 'scaleShift' || next.inputs[0] !== value) break
+      // What users see must stay as it is, batch norm behind it or not.
+      if (this.outputs.has(value) || readers.length !== 1 || next?.name !== 'scaleShift' || next.inputs[0] !== value) break
       if (next.inputs[3] || next.attributes.activation !== 'none') break
       const plainBias = !next.inputs[1] && next.inputs[2]?.node.name !== 'batchNormCoefficients'
       if (!this.options.fold && !plainBias) break

@@ -85,7 +85,7 @@ async function saveKeras(path: string, model: Model, read: Read): Promise<void> 
     layers.set(layer, list)
     list.push({ weight, shape: kerasShape(own, variable.type.shape), data: () => read(variable) })
   }
-  await writeKeras(path, layers)
+  await writeKeras(path, layers, writeMetadata(model.config))
 }
 
 /** Every variable under a convention's name. @throws ERR_ARGUMENT when it has none for some. */

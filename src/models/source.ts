@@ -65,6 +65,7 @@ export async function readSource(path: string): Promise<WeightsSource> {
 function conventionOf(file: WeightsFile, { architecture: name, options }: ModelConfig): 'own' | Convention {
   const { layerNames } = architecture(name)
   if (!layerNames) return 'own'
+  if (file.format === 'hdf5') return 'keras'
   const first = namedTensors(layerNames(options), 'timm')[0]
   return first && file.tensors.has(first.name) && !file.tensors.has(first.own) ? 'timm' : 'own'
 }
@@ -90,11 +91,31 @@ function match(file: WeightsFile, candidate: Architecture, given: Readonly<Recor
     architecture: candidate.name,
     convention,
     options: { ...options, classes: head.classes ?? 0 },
-    preprocessing,
+    preprocessing: { ...preprocessing, ...(convention === 'timm' && timmPreprocessing(candidate.name, file.config)) },
     prefix,
     ...(head.head !== undefined && { head: head.head }),
   }
   return { share, source }
+}
+
+/** What timm's config.json says of pictures; a value that is none of its kind is as if it were not there. */
+function timmPreprocessing(name: string, config: WeightsFile['config']): Partial<Preprocessing> {
+  if (config?.architecture !== name && config?.architecture !== `legacy_${name}`) return {}
+  const { pretrained_cfg: found } = config
+  if (typeof found !== 'object' || found === null) return {}
+  const { input_size, crop_pct, crop_mode, interpolation, mean, std } = found as Record<string, unknown>
+  const numbers = (value: unknown, positive: boolean): value is number[] =>
+    Array.isArray(value) && value.length > 0 && value.every((x) => Number.isFinite(x) && (!positive || x > 0))
+  const size = numbers(input_size, true) && Number.isInteger(input_size[1]) && input_size[1]! <= 4096 ? input_size[1] : undefined
+  const side = size ?? 299
+  return {
+    ...(size !== undefined && { size }),
+    ...(typeof crop_pct === 'number' && crop_pct >= 0.25 && crop_pct <= 1 && { resize: Math.floor(side / crop_pct) }),
+    ...(crop_mode === 'center' || crop_mode === 'squash' ? { crop: crop_mode } : {}),
+    ...(interpolation === 'bicubic' || interpolation === 'bilinear' || interpolation === 'nearest' ? { interpolation } : {}),
+    ...(numbers(mean, false) && { mean }),
+    ...(numbers(std, true) && { deviation: std }),
+  }
 }
 
 function headOf(file: WeightsFile, convention: 'own' | Convention, prefix: string): { head?: string; classes?: number } {
@@ -131,15 +152,28 @@ export function sourceTensors(
 /** What a file written by `saveWeights` says of its model; `undefined` for files of other programs. @throws ERR_FORMAT. */
 export function readMetadata(path: string, metadata: Readonly<Record<string, string>>): ModelConfig | undefined {
   if (metadata.format !== 'sepconv' || metadata.architecture === undefined) return undefined
-  try {
-    return {
-      architecture: metadata.architecture,
-      options: JSON.parse(metadata.options ?? '{}') as Record<string, unknown>,
-      preprocessing: JSON.parse(metadata.preprocessing ?? '{}') as Preprocessing,
-      ...(metadata.labels !== undefined && { labels: JSON.parse(metadata.labels) as string[] }),
+  const parsed = (key: string, expected: string, accepts: (value: unknown) => boolean): unknown => {
+    const refuse = (cause?: unknown) =>
+      new SepconvError('ERR_FORMAT', `${path}: ${key} in its metadata is not ${expected}`, { subject: key, expected, cause })
+    let value: unknown
+    try {
+      value = JSON.parse(metadata[key]!)
+    } catch (cause) {
+      throw refuse(cause)
     }
-  } catch (cause) {
-    throw new SepconvError('ERR_FORMAT', `${path}: its metadata is not valid JSON`, { subject: path, cause })
+    if (!accepts(value)) throw refuse()
+    return value
+  }
+  const object = (key: string) =>
+    metadata[key] === undefined
+      ? {}
+      : (parsed(key, 'a JSON object', (value) => typeof value === 'object' && value !== null && !Array.isArray(value)) as object)
+  const isList = (value: unknown) => Array.isArray(value) && value.every((entry) => typeof entry === 'string')
+  return {
+    architecture: metadata.architecture,
+    options: object('options') as Record<string, unknown>,
+    preprocessing: object('preprocessing') as Preprocessing,
+    ...(metadata.labels !== undefined && { labels: parsed('labels', 'a JSON list of texts', isList) as string[] }),
   }
 }
 

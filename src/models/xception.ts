@@ -34,7 +34,7 @@ import {
 } from '../nn/layers.js'
 import type { Activation } from '../ops/activation.js'
 import type { Padding } from '../ops/geometry.js'
-import { named } from './common.js'
+import { MAX_REPEATS, named } from './common.js'
 import { type Network, registerModel } from './registry.js'
 import { xceptionNames } from './xceptionNames.js'
 
@@ -115,7 +115,7 @@ export function buildXception(options: XceptionOptions = {}): Network {
   } = options
   checkCount('xception', 'classes', classes, 0)
   checkCount('xception', 'inputChannels', inputChannels)
-  checkCount('xception', 'middleRepeats', middleRepeats, 0)
+  checkCount('xception', 'middleRepeats', middleRepeats, 0, MAX_REPEATS)
   checkCount('xception', 'inputSize', inputSize, SMALLEST_INPUT)
   if (!(width > 0 && width <= 16))
     throw new SepconvError('ERR_ARGUMENT', `xception: width must be in (0, 16], got ${width}`, { subject: 'width', given: width })
@@ -124,7 +124,8 @@ export function buildXception(options: XceptionOptions = {}): Network {
   checkChoice('xception', 'poolPadding', poolPadding, ['tf', 'symmetric'])
   for (const [name, value] of Object.entries({ residual, featuresOnly, exitBias, intermediateBatchNorm }))
     checkChoice('xception', name, value, [true, false])
-  if (!Array.isArray(fullyConnected)) checkChoice('xception', 'fullyConnected', fullyConnected, [true, false])
+  if (Array.isArray(fullyConnected)) checkCount('xception', 'fullyConnected: the number of layers', fullyConnected.length, 0, MAX_REPEATS)
+  else checkChoice('xception', 'fullyConnected', fullyConnected, [true, false])
 
   const channels = (count: number) => (width === 1 ? count : Math.max(8, Math.round((count * width) / 8) * 8))
   const normalise = { epsilon: options.epsilon ?? 1e-3, momentum: options.momentum ?? 0.99 }

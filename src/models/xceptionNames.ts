@@ -7,7 +7,9 @@
  * main path. PyTorch's ports have names.
  */
 
+import { checkCount } from '../nn/layer.js'
 import type { LayerNames } from '../weights/conventions.js'
+import { MAX_REPEATS } from './common.js'
 
 /** One layer before numbering. */
 interface Row extends Omit<LayerNames, 'keras1' | 'keras3'> {
@@ -15,11 +17,13 @@ interface Row extends Omit<LayerNames, 'keras1' | 'keras3'> {
   readonly shortcut?: boolean
 }
 
-/** @param options the architecture's; what changes no name may be left out. */
+/** @param options the architecture's; what changes no name may be left out. @throws ERR_ARGUMENT for more repeats than a model has. */
 export function xceptionNames(
   options: { middleRepeats?: number; residual?: boolean; classes?: number; featuresOnly?: boolean } = {},
 ): LayerNames[] {
   const { middleRepeats = 8, residual = true, classes = 1000, featuresOnly = false } = options
+  // Options of a file come here before a model is built of them.
+  checkCount('xception', 'middleRepeats', middleRepeats, 0, MAX_REPEATS)
   const last = 5 + middleRepeats
   const blocks: Row[][] = [
     [1, 2].flatMap((i): Row[] => [

@@ -63,11 +63,12 @@ function* walk(root: Layer, path: string, seen: Set<Layer>): Generator<{ name: s
 /** Whether `x` was made by {@link layer}. */
 export const isLayer = (x: unknown): x is Layer => typeof x === 'function' && 'kind' in x && 'children' in x
 
-/** Throws ERR_ARGUMENT unless `value` is a whole number of at least `least`. */
-export function checkCount(kind: string, name: string, value: number, least = 1): void {
-  if (!Number.isInteger(value) || value < least)
-    throw new SepconvError('ERR_ARGUMENT', `${kind}: ${name} must be a whole number of at least ${least}, got ${String(value)}`, {
-      subject: name,
-      given: value,
-    })
+/** Throws ERR_ARGUMENT unless `value` is a whole number of at least `least` and at most `most`. */
+export function checkCount(kind: string, name: string, value: number, least = 1, most = Number.MAX_SAFE_INTEGER): void {
+  if (Number.isInteger(value) && value >= least && value <= most) return
+  const range = most < Number.MAX_SAFE_INTEGER ? `from ${least} to ${most}` : `of at least ${least}`
+  throw new SepconvError('ERR_ARGUMENT', `${kind}: ${name} must be a whole number ${range}, got ${String(value)}`, {
+    subject: name,
+    given: value,
+  })
 }

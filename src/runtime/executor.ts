@@ -64,6 +64,8 @@ export interface Executor {
   read(memory: DeviceMemory, offset: number, bytes: Uint8Array): Promise<void>
   /** {@link read} on the calling thread. */
   readSync(memory: DeviceMemory, offset: number, bytes: Uint8Array): void
+  /** A view of a block's bytes where the host can see device memory, detached when the block is disposed. */
+  buffer?(memory: DeviceMemory): ArrayBuffer
   /** Makes a program ready to run. @throws ERR_FORMAT for a damaged program, ERR_MEMORY. */
   load(program: Program): LoadedProgram
   /** Bytes now allocated and the highest since the start, the shared arena included. */

@@ -54,6 +54,34 @@ export function writeState(variable: Variable, data: TypedArray, executor: Execu
   variable.touch()
 }
 
+/**
+ * Sets a float32 variable to what `fill` puts into an array. On its first content that array is the variable's own memory, where the
+ * host can see it: weights then go from the file to their place without a copy. What is in use is only written when it is complete.
+ */
+export async function fillState(variable: Variable, executor: Executor, fill: (data: Float32Array) => Promise<void>): Promise<void> {
+  const count = elements(variable.type.shape)
+  if (memoryOf(variable) || !executor.buffer) {
+    const data = new Float32Array(count)
+    await fill(data)
+    writeState(variable, data, executor)
+    return
+  }
+  const memory = executor.allocate(byteLength(variable.type))
+  try {
+    const data = new Float32Array(executor.buffer(memory), 0, count)
+    await fill(data)
+    if (memoryOf(variable)) {
+      // A run began meanwhile, with the initial content.
+      writeState(variable, data, executor)
+      memory.dispose()
+    } else variable.storage = memory
+  } catch (error) {
+    memory.dispose()
+    throw error
+  }
+  variable.touch()
+}
+
 /** A copy of a variable's content, once every run that writes it is complete. */
 export async function readState(variable: Variable): Promise<TypedArray> {
   const memory = memoryOf(variable)

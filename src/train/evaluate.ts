@@ -40,6 +40,7 @@ export interface Scored {
   readonly confidence: number
 }
 
+/** What {@link evaluate} measured. */
 export interface Evaluation extends Classification {
   /** Where it was asked for, or pictures have several labels. */
   readonly map?: MeanAveragePrecision

@@ -1,29 +1,8 @@
-/** What evaluation measures beyond one label and one crop: several right labels, ten crops, who is taken for whom. */
+/** What evaluation measures beyond one label and one crop: ten crops, who is taken for whom. */
 
 import type { Sample } from '../data/folder.js'
 import type { RgbImage } from '../data/image.js'
 import type { Model } from '../models/model.js'
-
-/** Top-1 and top-5 where each picture has a set of right labels (Beyer et al. 2020, "Are we done with ImageNet?"). */
-export class MultiLabelMeter {
-  #images = 0
-  #first = 0
-  #fifth = 0
-
-  /** @param scores one row. @param labels those that are right. */
-  add(scores: Float32Array, labels: readonly number[]): void {
-    if (labels.length === 0) return
-    const right = new Set(labels)
-    const top = highest(scores, 5)
-    this.#images++
-    if (right.has(top[0]!)) this.#first++
-    if (top.some((index) => right.has(index))) this.#fifth++
-  }
-
-  result(): { images: number; top1: number; top5: number } {
-    return { images: this.#images, top1: this.#first / this.#images, top5: this.#fifth / this.#images }
-  }
-}
 
 /** counts[truth · classes + predicted]. */
 export class ConfusionMatrix {
@@ -34,7 +13,7 @@ export class ConfusionMatrix {
   }
 
   add(scores: Float32Array, label: number): void {
-    this.counts[label * this.classes + highest(scores, 1)[0]!]!++
+    this.counts[label * this.classes + scores.reduce((best, score, c) => (score > scores[best]! ? c : best), 0)]!++
   }
 
   /** Rows are what pictures show, columns what they were taken for. */
@@ -43,19 +22,6 @@ export class ConfusionMatrix {
     const row = (i: number) => Array.from(this.counts.subarray(i * this.classes, (i + 1) * this.classes)).join(',')
     return [`,${quoted.join(',')}`, ...quoted.map((name, i) => `${name},${row(i)}`)].join('\n').concat('\n')
   }
-}
-
-/** Indices of the `count` highest scores, highest first; among equals the lower index. */
-function highest(scores: Float32Array, count: number): number[] {
-  const best: number[] = []
-  for (let i = 0; i < scores.length; i++) {
-    let at = best.length
-    while (at > 0 && scores[best[at - 1]!]! < scores[i]!) at--
-    if (at >= count) continue
-    best.splice(at, 0, i)
-    if (best.length > count) best.pop()
-  }
-  return best
 }
 
 /** Four corners and the centre, each as it is and mirrored: [10, size, size, 3] (Krizhevsky et al. 2012). */

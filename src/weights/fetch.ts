@@ -10,7 +10,7 @@ import { createHash } from 'node:crypto'
 import { createReadStream, existsSync } from 'node:fs'
 import { mkdir, open, readFile, rename, rm, stat, writeFile } from 'node:fs/promises'
 import { homedir } from 'node:os'
-import { basename, join } from 'node:path'
+import { basename, dirname, join } from 'node:path'
 import { SepconvError } from '../errors.js'
 import { fileError, lockFolder } from '../files.js'
 
@@ -18,7 +18,11 @@ interface Source {
   readonly url: string
   readonly sha256?: string | undefined
   readonly md5?: string
+  /** The hub's description of the model, which says how pictures are prepared; a hub need not have one. */
+  readonly config?: string
 }
+
+const timm = (name: string): Source => ({ url: `https://huggingface.co/timm/${name}/resolve/main/model.safetensors` })
 
 /** Published weights by the names that their authors give them. */
 const PUBLISHED: Readonly<Record<string, Source>> = {
@@ -30,9 +34,12 @@ const PUBLISHED: Readonly<Record<string, Source>> = {
     url: 'https://storage.googleapis.com/tensorflow/keras-applications/xception/xception_weights_tf_dim_ordering_tf_kernels_notop.h5',
     md5: 'b0042744bf5b25fce3cb969f33bebb97',
   },
-  'timm/legacy_xception.tf_in1k': {
-    url: 'https://huggingface.co/timm/legacy_xception.tf_in1k/resolve/main/model.safetensors',
-  },
+  ...Object.fromEntries(
+    [
+      ...['legacy_xception.tf_in1k', 'xception41.tf_in1k', 'xception65.tf_in1k', 'xception71.tf_in1k'],
+      ...['xception65.ra3_in1k', 'xception41p.ra3_in1k', 'xception65p.ra3_in1k'],
+    ].map((name) => [`timm/${name}`, timm(name)]),
+  ),
   'lucid/xception': {
     url: 'https://huggingface.co/lucid-dl/xception/resolve/main/TF_IN1K/model.safetensors',
     sha256: '8143bf6634e62129c20d48f0cb81ce45c67069709c1370ce7612506c4f8b5dc6',
@@ -66,7 +73,7 @@ export const isRemote = (weights: string): boolean =>
 export function resolveSource(weights: string, options: FetchOptions = {}): Source {
   const hub = options.hub ?? process.env.SEPCONV_HUB ?? 'https://huggingface.co'
   const published = Object.hasOwn(PUBLISHED, weights) ? PUBLISHED[weights] : undefined
-  if (published) return { ...published, url: published.url.replace('https://huggingface.co', hub) }
+  if (published) return described({ ...published, url: published.url.replace('https://huggingface.co', hub) }, hub)
   if (weights.startsWith('hf:')) {
     const [owner, name, ...path] = weights.slice(3).split('/')
     const parts = [owner, name, ...path]
@@ -75,12 +82,18 @@ export function resolveSource(weights: string, options: FetchOptions = {}): Sour
         subject: 'weights',
         given: weights,
       })
-    return { url: `${hub}/${owner}/${name}/resolve/main/${path.length > 0 ? path.join('/') : 'model.safetensors'}` }
+    return described({ url: `${hub}/${owner}/${name}/resolve/main/${path.length > 0 ? path.join('/') : 'model.safetensors'}` }, hub)
   }
   const plain = weights.startsWith('http:') && options.allowHttp !== true
   if (plain)
     throw new SepconvError('ERR_ARGUMENT', `${weights}: weights are fetched over https only`, { subject: 'weights', given: weights })
   return { url: weights }
+}
+
+/** With the description beside it, where the file lies at the root of a repository of the hub. */
+function described(source: Source, hub: string): Source {
+  const root = /^(.*\/resolve\/main\/)[^/]+$/.exec(source.url)?.[1]
+  return root !== undefined && source.url.startsWith(`${hub}/`) ? { ...source, config: `${root}config.json` } : source
 }
 
 export const cacheFolder = (options: FetchOptions = {}): string =>
@@ -106,8 +119,32 @@ export async function fetchWeights(weights: string, options: FetchOptions = {}):
   await using lock = await lockFolder(folder)
   void lock
   if (existsSync(path)) return path
-  await download(source, path, options)
+  // First, so that weights in the cache always have what belongs to them.
+  if (source.config !== undefined) await downloadConfig(source.config, join(folder, 'config.json'), options)
+  if (path.endsWith('.index.json')) await downloadShards(source, path, options)
+  else await download(source, path, options)
   return path
+}
+
+/** The files that an index names, from beside it; the index comes to its place last, so that one in the cache is complete. */
+async function downloadShards(source: Source, path: string, { sha256, ...options }: FetchOptions): Promise<void> {
+  const { readIndex } = await import('./sharded.js')
+  const index = `${path}.new`
+  await download(source, index, { ...options, sha256 })
+  for (const shard of new Set((await readIndex(index)).values())) {
+    const place = join(dirname(path), shard)
+    if (!existsSync(place)) await download({ url: new URL(encodeURIComponent(shard), source.url).href }, place, options)
+  }
+  await rename(index, path)
+}
+
+/** @throws what a download throws, unless the server has no such file. */
+async function downloadConfig(url: string, path: string, { onProgress: _, sha256: __, ...options }: FetchOptions): Promise<void> {
+  try {
+    await download({ url }, path, { ...options, maxBytes: MAX_CONFIG_BYTES })
+  } catch (error) {
+    if (!(error instanceof SepconvError && error.given === 404)) throw error
+  }
 }
 
 /** What a part file belongs to: a server's word that the rest is of the same file. */
@@ -129,8 +166,8 @@ async function download(source: Source, path: string, options: FetchOptions): Pr
           () => 0,
         )
       : 0
-  const refuse = (reason: string, hint?: string, cause?: unknown): SepconvError =>
-    new SepconvError('ERR_FILE', `cannot download ${source.url}: ${reason}`, { subject: source.url, hint, cause })
+  const refuse = (reason: string, hint?: string, cause?: unknown, status?: number): SepconvError =>
+    new SepconvError('ERR_FILE', `cannot download ${source.url}: ${reason}`, { subject: source.url, hint, cause, given: status })
   const headers: Record<string, string> = { 'user-agent': 'sepconv' }
   if (have > 0) Object.assign(headers, { range: `bytes=${have}-`, 'if-range': known!.etag! })
   let linked: string | undefined
@@ -159,7 +196,12 @@ async function download(source: Source, path: string, options: FetchOptions): Pr
       throw refuse('the server no longer has the file that was begun', 'Try again: it starts from the beginning')
     }
     if (!response.ok || !response.body)
-      throw refuse(`the server answers ${response.status} ${response.statusText}`, response.status === 404 ? 'Check the name' : undefined)
+      throw refuse(
+        `the server answers ${response.status} ${response.statusText}`,
+        response.status === 404 ? 'Check the name; hf:owner/name/file names another file than model.safetensors' : undefined,
+        undefined,
+        response.status,
+      )
     if (/^text\/html/.test(response.headers.get('content-type') ?? '')) throw refuse('the server sends a web page in place of the file')
     const start = response.status === 206 ? have : 0
     if (response.status === 206 && !response.headers.get('content-range')?.startsWith(`bytes ${have}-`))
@@ -185,6 +227,7 @@ async function download(source: Source, path: string, options: FetchOptions): Pr
 }
 
 const MAX_REDIRECTS = 10
+const MAX_CONFIG_BYTES = 1 << 20
 const OFFLINE = 'Check the network and HTTPS_PROXY; a file that is on this machine works without: --weights FILE'
 
 interface Receiving {

@@ -4,7 +4,8 @@
  */
 
 import { existsSync } from 'node:fs'
-import { open } from 'node:fs/promises'
+import { open, readFile, stat } from 'node:fs/promises'
+import { dirname, join } from 'node:path'
 import { SepconvError } from '../errors.js'
 import { fileError } from '../files.js'
 import type { FetchOptions } from './fetch.js'
@@ -22,8 +23,10 @@ export interface WeightsFile extends AsyncDisposable {
   readonly path: string
   readonly format: 'safetensors' | 'hdf5' | 'pytorch'
   readonly tensors: ReadonlyMap<string, WeightsTensor>
-  /** Texts that travel with the weights; none but safetensors has any. */
+  /** Texts that travel with the weights; safetensors has them, and our own HDF5 files. */
   readonly metadata: Readonly<Record<string, string>>
+  /** What the `config.json` beside the file says, where timm wrote one (it has a `pretrained_cfg`). */
+  config?: Readonly<Record<string, unknown>>
   /** Reads a tensor, row-major, into an array of exactly its number of elements. @throws ERR_WEIGHTS, ERR_SHAPE, ERR_DTYPE, ERR_FILE. */
   readInto(name: string, target: Float32Array): Promise<void>
   close(): Promise<void>
@@ -48,7 +51,13 @@ export async function localWeights(weights: string, options: FetchOptions = {}):
  */
 export async function openWeightsFile(weights: string): Promise<WeightsFile> {
   const path = await localWeights(weights)
-  const kind = await recognise(path)
+  const file = await openKind(path, await recognise(path))
+  const config = await timmConfig(path)
+  if (config) file.config = config
+  return file
+}
+
+async function openKind(path: string, kind: Kind): Promise<WeightsFile> {
   switch (kind) {
     case 'safetensors':
       return (await import('./safetensors.js')).SafetensorsFile.open(path)
@@ -60,6 +69,20 @@ export async function openWeightsFile(weights: string): Promise<WeightsFile> {
       return (await import('./zip.js')).openZippedWeights(path)
     case 'pickle':
       return (await import('./pytorch.js')).openLegacyPytorch(path)
+  }
+}
+
+const MAX_CONFIG_BYTES = 1 << 20
+
+/** Most folders have no such file, or one of another program. */
+async function timmConfig(path: string): Promise<Readonly<Record<string, unknown>> | undefined> {
+  const beside = join(dirname(path), 'config.json')
+  try {
+    const { size } = await stat(beside)
+    const config = size <= MAX_CONFIG_BYTES ? (JSON.parse(await readFile(beside, 'utf8')) as unknown) : undefined
+    return typeof config === 'object' && config !== null && 'pretrained_cfg' in config ? (config as Record<string, unknown>) : undefined
+  } catch {
+    return undefined
   }
 }
 

@@ -11,10 +11,11 @@
  */
 
 import { stat } from 'node:fs/promises'
-import type { Attribute, Dataset, File, Group } from 'h5wasm/node'
 import { SepconvError } from '../errors.js'
 import { fileError } from '../files.js'
 import { checkTarget, tensorOf, type WeightsFile } from './file.js'
+import { Hdf5File, type Hdf5Group } from './hdf5Library.js'
+import { METADATA_ATTRIBUTE } from './kerasWriter.js'
 
 const MAX_ATTRIBUTE_BYTES = 16 << 20
 const MAX_LAYERS = 20_000
@@ -28,66 +29,46 @@ interface Entry {
   readonly place: string
 }
 
+interface Found {
+  readonly layer: string
+  readonly role: string
+  readonly place: string
+}
+
 /**
  * @param path the HDF5 file. @param name what messages call it.
  * @throws ERR_FORMAT when it is damaged or holds no layers of Keras; ERR_FILE.
  */
 export async function openHdf5(path: string, name = path): Promise<WeightsFile> {
-  const h5wasm = await import('h5wasm/node')
-  // Otherwise the library prints its errors on stderr and goes on with invalid handles.
-  ;(await h5wasm.ready).activate_throwing_error_handler()
   let bytes: number
   try {
     bytes = (await stat(path)).size
   } catch (error) {
     throw fileError(error, path, 'read')
   }
-  let file: File | undefined
+  const file = await Hdf5File.open(path, name)
   try {
-    const opened = guarded(name, () => new h5wasm.File(path, 'r'))
-    file = opened
-    const reader = new Reader(name, bytes, opened)
-    const tensors = reader.tensors()
-    let open = true
-    const close = async () => {
-      if (open) opened.close()
-      open = false
-    }
+    const reader = new Reader(name, bytes, file)
+    const tensors = await reader.tensors()
+    const metadata = await reader.metadata()
+    const close = () => file.close()
     return {
       path: name,
       format: 'hdf5',
       tensors,
-      metadata: {},
+      metadata,
       async readInto(tensor, target) {
-        if (!open) throw new SepconvError('ERR_DISPOSED', `${name} was closed`, { subject: name })
         const { elements, place } = tensorOf({ path: name, tensors }, tensor)
         checkTarget(tensor, elements, target)
-        reader.read(tensor, place, target)
+        await reader.read(tensor, place, target)
       },
       close,
       [Symbol.asyncDispose]: close,
     }
   } catch (error) {
-    file?.close()
+    await file.close()
     throw error
   }
-}
-
-/** The library's complaints, and WebAssembly's own, as errors about the file. */
-function guarded<T>(name: string, body: () => T): T {
-  try {
-    return body()
-  } catch (error) {
-    if (error instanceof SepconvError) throw error
-    throw new SepconvError('ERR_FORMAT', `${name}: damaged HDF5 file (${reasonOf(error)})`, { subject: name, cause: error })
-  }
-}
-
-/** Of the library's stack of errors the innermost says what is wrong. */
-function reasonOf(error: unknown): string {
-  const text = error instanceof Error ? error.message : String(error)
-  const innermost = [...text.matchAll(/^ *#\d+: .*\): (.*)$/gm)].at(-1)?.[1]
-  return innermost ?? text.split('\n')[0]!.trim()
 }
 
 /** Roles by position, for the layout that has no names. */
@@ -115,39 +96,51 @@ class Reader {
   constructor(
     private readonly name: string,
     private readonly bytes: number,
-    private readonly file: File,
+    private readonly file: Hdf5File,
   ) {}
 
-  tensors(): ReadonlyMap<string, Entry> {
-    guarded(this.name, () => {
-      const root = this.#hasList(this.file, 'layer_names') ? this.file : this.#group('model_weights')
-      if (root && this.#hasList(root, 'layer_names')) this.#legacy(root)
-      else if (this.#group('layers')) this.#byClass()
-      else this.#fail('no layers of Keras are in it (neither layer_names, model_weights nor layers)')
-    })
+  async tensors(): Promise<ReadonlyMap<string, Entry>> {
+    const [root, model] = [await this.file.group(''), await this.file.group('model_weights')]
+    if (partsOf(root, 'layer_names').length > 0) await this.#legacy('', root!)
+    else if (partsOf(model, 'layer_names').length > 0) await this.#legacy('model_weights', model!)
+    else if (await this.file.group('layers')) await this.#byClass()
+    else this.#fail('no layers of Keras are in it (neither layer_names, model_weights nor layers)')
     if (this.#tensors.size === 0) this.#fail('its layers hold no weights')
     return this.#tensors
   }
 
-  read(tensor: string, place: string, target: Float32Array): void {
-    const data = guarded(this.name, () => (this.file.get(place) as Dataset).value)
-    if (!(ArrayBuffer.isView(data) && 'length' in data && (data as Float32Array).length === target.length))
+  /** What our own files say of their model; nothing where others use the name. */
+  async metadata(): Promise<Readonly<Record<string, string>>> {
+    const root = await this.file.group('')
+    if (!root || partsOf(root, METADATA_ATTRIBUTE).length === 0) return {}
+    try {
+      const value = JSON.parse((await this.#list('', root, METADATA_ATTRIBUTE))[0] ?? '{}') as Record<string, unknown> | null
+      return Object.fromEntries(Object.entries(value ?? {}).filter((entry): entry is [string, string] => typeof entry[1] === 'string'))
+    } catch (error) {
+      if (error instanceof SepconvError) throw error
+      return {}
+    }
+  }
+
+  async read(tensor: string, place: string, target: Float32Array): Promise<void> {
+    const data = await this.file.read(place)
+    if (!(data && 'length' in data && (data as Float32Array).length === target.length))
       this.#fail(`dataset ${place} of '${tensor}' holds no numbers of its shape`)
     if (data instanceof BigInt64Array || data instanceof BigUint64Array) this.#fail(`dataset ${place} holds 64-bit integers`)
     target.set(data as Float32Array)
   }
 
-  #legacy(root: Group): void {
-    const layers = this.#list(root, 'layer_names')
-    const found: { layer: string; role: string; place: string }[] = []
-    for (const layer of layers) {
-      const group = this.#child(root, layer)
-      if (!group) this.#fail(`layer_names lists '${layer}', which is not in it`)
-      for (const weight of this.#hasList(group, 'weight_names') ? this.#list(group, 'weight_names') : [])
-        found.push({ ...this.#weight(layer, weight), place: `${group.path}/${weight}` })
+  async #legacy(root: string, group: Hdf5Group): Promise<void> {
+    const found: Found[] = []
+    for (const layer of await this.#list(root, group, 'layer_names')) {
+      const path = `${root}/${layer}`
+      const inside = await this.file.group(path)
+      if (!inside) this.#fail(`layer_names lists '${layer}', which is not in it`)
+      for (const weight of await this.#list(path, inside, 'weight_names'))
+        found.push({ ...this.#weight(layer, weight), place: `${path}/${weight}` })
       if (found.length > MAX_LAYERS) this.#fail(`more than ${MAX_LAYERS} tensors`)
     }
-    this.#addAll(found)
+    await this.#addAll(found)
   }
 
   /** `block1_conv1/kernel:0` or, of Keras 1, `convolution2d_1_W:0` in the group of that name. */
@@ -158,17 +151,18 @@ class Reader {
     return { layer, role: KERAS1_ROLES[role] ?? role }
   }
 
-  #byClass(): void {
-    const found: { layer: string; role: string; place: string }[] = []
+  async #byClass(): Promise<void> {
+    const found: Found[] = []
     const counts = new Map<string, number>()
-    const walk = (path: string, depth: number): void => {
+    const walk = async (path: string, depth: number): Promise<void> => {
       if (depth > MAX_DEPTH) this.#fail(`layers are nested deeper than ${MAX_DEPTH}`)
-      for (const name of sortByNumber(this.#names(path))) {
+      for (const name of sortByNumber(await this.#names(path))) {
         const inner = `${path}/${name}`
         const [, kind = name] = /^(.*?)(?:_\d+)?$/.exec(name) ?? []
-        if (this.#group(`${inner}/layers`)) walk(`${inner}/layers`, depth + 1)
+        const parts = await this.#names(inner)
+        if (parts.includes('layers')) await walk(`${inner}/layers`, depth + 1)
         const roles = ROLES[kind]
-        const variables = this.#group(`${inner}/vars`) ? sortByNumber(this.#names(`${inner}/vars`)) : []
+        const variables = parts.includes('vars') ? sortByNumber(await this.#names(`${inner}/vars`)) : []
         if (!roles || variables.length === 0) continue
         const index = counts.get(kind) ?? 0
         counts.set(kind, index + 1)
@@ -177,11 +171,11 @@ class Reader {
         if (found.length > MAX_LAYERS) this.#fail(`more than ${MAX_LAYERS} tensors`)
       }
     }
-    walk('layers', 0)
-    this.#addAll(found, false)
+    await walk('layers', 0)
+    await this.#addAll(found, false)
   }
 
-  #addAll(found: readonly { layer: string; role: string; place: string }[], renumber = true): void {
+  async #addAll(found: readonly Found[], renumber = true): Promise<void> {
     const automatic = new Map<string, string>()
     const layers = [...new Set(found.map(({ layer }) => layer))].filter((layer) => renumber && AUTOMATIC.test(layer))
     const counts = new Map<string, number>()
@@ -190,14 +184,13 @@ class Reader {
       automatic.set(layer, `${kind}#${counts.get(kind) ?? 0}`)
       counts.set(kind, (counts.get(kind) ?? 0) + 1)
     }
-    for (const { layer, role, place } of found) this.#add(`${automatic.get(layer) ?? layer}/${role}`, place)
+    for (const { layer, role, place } of found) await this.#add(`${automatic.get(layer) ?? layer}/${role}`, place)
   }
 
-  #add(tensor: string, place: string): void {
+  async #add(tensor: string, place: string): Promise<void> {
     if (this.#tensors.has(tensor)) this.#fail(`'${tensor}' is in it twice`)
-    const dataset = this.file.get(place)
-    const shape = (dataset as Dataset | null)?.shape
-    if (!dataset || !Array.isArray(shape)) throw this.#fail(`dataset ${place} is missing`)
+    const shape = await this.file.shape(place)
+    if (!shape) this.#fail(`dataset ${place} is missing`)
     const elements = shape.reduce((product, size) => product * size, 1)
     // Nothing is compressed a thousandfold but what was made to fill the memory.
     if (!Number.isSafeInteger(elements) || elements > this.bytes * 250)
@@ -205,57 +198,40 @@ class Reader {
     this.#tensors.set(tensor, { shape, elements, place })
   }
 
-  #names(path: string): string[] {
-    const names = this.#group(path)?.keys() ?? []
+  async #names(path: string): Promise<readonly string[]> {
+    const names = (await this.file.group(path))?.names ?? []
     if (names.length > MAX_LAYERS) this.#fail(`group ${path} has ${names.length} entries`)
     return names
   }
 
-  /** The group of that path; none where the library finds none. */
-  #group(path: string): Group | undefined {
-    try {
-      const entry = this.file.get(path) as Group | null
-      return entry && typeof entry.keys === 'function' ? entry : undefined
-    } catch {
-      return undefined
-    }
-  }
-
-  #child(root: Group, name: string): Group | undefined {
-    return this.#group(`${root.path}/${name}`)
-  }
-
-  #hasList(group: Group, name: string): boolean {
-    return this.#attributes(group, name).length > 0
-  }
-
-  /** The attribute, or its numbered parts in order. */
-  #attributes(group: Group, name: string): Attribute[] {
-    const all = group.attrs
-    if (all[name]) return [all[name]]
-    const parts: Attribute[] = []
-    for (let attribute = all[`${name}0`]; attribute; attribute = all[`${name}${parts.length}`]) parts.push(attribute)
-    return parts
-  }
-
-  #list(group: Group, name: string): string[] {
-    return this.#attributes(group, name).flatMap((attribute) => {
-      const { shape, metadata } = attribute
-      const count = (shape ?? []).reduce((product, size) => product * size, 1)
-      if (count > MAX_LAYERS || count * metadata.size > MAX_ATTRIBUTE_BYTES)
-        this.#fail(`attribute ${name} of ${group.path} has ${count} entries of ${metadata.size} bytes`)
+  async #list(path: string, group: Hdf5Group, name: string): Promise<string[]> {
+    const list: string[] = []
+    for (const part of partsOf(group, name)) {
+      const { count, bytes } = group.attributes[part]!
+      if (count > MAX_LAYERS || bytes > MAX_ATTRIBUTE_BYTES)
+        this.#fail(`attribute ${part} of /${path} has ${count} entries, ${bytes} bytes`)
       // An empty list is stored as one of numbers.
-      if (count === 0) return []
-      const value = attribute.value as unknown
-      const list = Array.isArray(value) ? value : [value]
-      if (!list.every((entry) => typeof entry === 'string')) this.#fail(`attribute ${name} of ${group.path} is no list of names`)
-      return list as string[]
-    })
+      if (count === 0) continue
+      const value = await this.file.attribute(path, part)
+      const entries = Array.isArray(value) ? (value as unknown[]) : [value]
+      if (!entries.every((entry) => typeof entry === 'string')) this.#fail(`attribute ${part} of /${path} is no list of names`)
+      list.push(...(entries as string[]))
+    }
+    return list
   }
 
   #fail(problem: string): never {
     throw new SepconvError('ERR_FORMAT', `${this.name}: ${problem}`, { subject: this.name })
   }
+}
+
+/** The names of an attribute: its own, or those of its numbered parts in order. */
+function partsOf(group: Hdf5Group | null, name: string): string[] {
+  const has = (attribute: string) => group !== null && Object.hasOwn(group.attributes, attribute)
+  if (has(name)) return [name]
+  const parts: string[] = []
+  while (has(`${name}${parts.length}`)) parts.push(`${name}${parts.length}`)
+  return parts
 }
 
 /** `conv2d`, `conv2d_1`, `conv2d_2`, …, `conv2d_10`. */

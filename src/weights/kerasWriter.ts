@@ -9,6 +9,9 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { writeAtomic } from '../files.js'
 
+/** Attribute of the root in which our own files say which model they hold. */
+export const METADATA_ATTRIBUTE = 'sepconv'
+
 export interface KerasWeight {
   /** Such as `depthwise_kernel`. */
   readonly weight: string
@@ -16,8 +19,19 @@ export interface KerasWeight {
   readonly data: () => Promise<Float32Array>
 }
 
-/** @param layers by Keras' name, in the order of the model; `conv2d#2` becomes `conv2d_2`. @throws ERR_FILE. */
-export async function writeKeras(path: string, layers: ReadonlyMap<string, readonly KerasWeight[]>): Promise<void> {
+/** HDF5 keeps attributes of up to 64 KB in an object's header. */
+const MAX_METADATA_BYTES = 60_000
+
+/**
+ * @param layers by Keras' name, in the order of the model; `conv2d#2` becomes `conv2d_2`.
+ * @param metadata texts for {@link METADATA_ATTRIBUTE}, which Keras passes over; the last of them are left out where they do not fit.
+ * @throws ERR_FILE.
+ */
+export async function writeKeras(
+  path: string,
+  layers: ReadonlyMap<string, readonly KerasWeight[]>,
+  metadata: Readonly<Record<string, string>> = {},
+): Promise<void> {
   const h5wasm = await import('h5wasm/node')
   await h5wasm.ready
   // The library writes files by name only: into a folder of its own first, then in one step to where it shall be.
@@ -30,6 +44,9 @@ export async function writeKeras(path: string, layers: ReadonlyMap<string, reado
       strings(file, 'layer_names', names)
       file.create_attribute('backend', 'tensorflow')
       file.create_attribute('keras_version', '2.15.0')
+      const texts = Object.entries(metadata)
+      while (Buffer.byteLength(JSON.stringify(Object.fromEntries(texts))) > MAX_METADATA_BYTES) texts.pop()
+      if (texts.length > 0) file.create_attribute(METADATA_ATTRIBUTE, JSON.stringify(Object.fromEntries(texts)))
       for (const [i, weights] of [...layers.values()].entries()) {
         const group = file.create_group(names[i]!)
         const inner = group.create_group(names[i]!)

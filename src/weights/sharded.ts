@@ -45,7 +45,8 @@ export async function openSharded(path: string): Promise<WeightsFile> {
 const missing = (path: string, name: string) =>
   new SepconvError('ERR_WEIGHTS', `${path} has no tensor '${name.slice(0, 80)}'`, { subject: name })
 
-async function readIndex(path: string): Promise<Map<string, string>> {
+/** The file of every tensor, by the tensor's name. @throws ERR_FORMAT for what is no index; ERR_FILE. */
+export async function readIndex(path: string): Promise<Map<string, string>> {
   const refuse = (problem: string, cause?: unknown): never => {
     throw new SepconvError('ERR_FORMAT', `${path}: ${problem}`, { subject: path, cause })
   }

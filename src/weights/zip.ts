@@ -3,12 +3,10 @@
  * ever unpacked under a name that the archive chooses.
  */
 
-import { createWriteStream } from 'node:fs'
 import { type FileHandle, mkdtemp, open, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { Readable, Transform } from 'node:stream'
-import { pipeline } from 'node:stream/promises'
+import { Readable } from 'node:stream'
 import type { Entry, ZipFile } from 'yauzl'
 import { SepconvError } from '../errors.js'
 import { fileError } from '../files.js'
@@ -142,7 +140,12 @@ async function openKerasZip(path: string, zip: ZipFile, entry: Entry): Promise<W
   const remove = () => rm(folder, { recursive: true, force: true })
   try {
     const copy = join(folder, 'model.weights.h5')
-    await unpack(path, zip, entry, MAX_HDF5_BYTES, createWriteStream(copy))
+    const target = await open(copy, 'wx')
+    try {
+      await unpack(path, zip, entry, MAX_HDF5_BYTES, (piece) => target.write(piece))
+    } finally {
+      await target.close()
+    }
     const { openHdf5 } = await import('./hdf5.js')
     const file = await openHdf5(copy, path)
     const close = async () => {
@@ -159,29 +162,19 @@ async function openKerasZip(path: string, zip: ZipFile, entry: Entry): Promise<W
 async function content(path: string, zip: ZipFile, entry: Entry, limit: number): Promise<Buffer> {
   if (entry.uncompressedSize > limit) throw tooLarge(path, entry, limit)
   const pieces: Buffer[] = []
-  const collect = new Transform({
-    transform(piece: Buffer, _encoding, done) {
-      pieces.push(piece)
-      done()
-    },
-  })
-  collect.resume()
-  await unpack(path, zip, entry, limit, collect)
+  await unpack(path, zip, entry, limit, async (piece) => void pieces.push(piece))
   return Buffer.concat(pieces)
 }
 
 /** Unpacks an entry, of which the library checks that it has exactly the size that the directory says. */
-async function unpack(path: string, zip: ZipFile, entry: Entry, limit: number, target: NodeJS.WritableStream): Promise<void> {
+async function unpack(path: string, zip: ZipFile, entry: Entry, limit: number, take: (piece: Buffer) => Promise<unknown>): Promise<void> {
   let total = 0
-  const guard = new Transform({
-    transform(piece: Buffer, _encoding, done) {
-      total += piece.length
-      if (total > limit) done(tooLarge(path, entry, limit))
-      else done(null, piece)
-    },
-  })
   try {
-    await pipeline(await zip.openReadStreamPromise(entry), guard, target)
+    for await (const piece of await zip.openReadStreamPromise(entry)) {
+      total += (piece as Buffer).length
+      if (total > limit) throw tooLarge(path, entry, limit)
+      await take(piece as Buffer)
+    }
   } catch (error) {
     throw damaged(path, error)
   }

@@ -137,6 +137,16 @@ describe("ImageNet's labels", () => {
   })
 })
 
+test('HDF5 opens in a program given on the command line, which ends by itself', async () => {
+  const path = at('inline.h5')
+  using model = await createModel('xception', { classes: 3, width: 0.05, middleRepeats: 0, inputSize: 71 })
+  await model.saveWeights(path)
+  const entry = new URL('../../dist/index.js', import.meta.url).href
+  const script = `const { loadModel } = await import(${JSON.stringify(entry)}); console.log((await loadModel(${JSON.stringify(path)})).network.classes)`
+  const { stdout } = await promisify(execFile)(process.execPath, ['--input-type=module', '-e', script], { timeout: 20_000 })
+  expect(stdout).toBe('3\n')
+})
+
 test('the import loads no heavy library; each comes with the first use', async () => {
   const entry = new URL('../../dist/index.js', import.meta.url).href
   const hook = `export async function resolve(s, c, next) { const r = await next(s, c); if (/node_modules/.test(r.url)) process._rawDebug('LOADED ' + r.url); return r }`

@@ -12,7 +12,7 @@ import { writeShapes } from '../../src/data/shapes.js'
 import { createModel, imageFolder } from '../../src/index.js'
 
 const EXAMPLES = new URL('../../examples/', import.meta.url).pathname
-const CHROMIUM = [process.env.CHROMIUM, '/usr/bin/chromium', '/usr/bin/chromium-browser'].find((path) => path && existsSync(path))
+const CHROMIUM = ['/usr/bin/chromium', '/usr/bin/chromium-browser', '/usr/bin/google-chrome'].find((path) => existsSync(path))
 
 let folder: string
 let weights: string
@@ -107,6 +107,12 @@ describe('serve.mjs', () => {
       await page.waitForSelector('#result tr')
       const text = await page.textContent('#result tr:first-child td:first-child')
       expect(classes).toContain(text)
+      expect(await page.isVisible('#picture')).toBe(true)
+      // What is no picture is said to be none, and its place is free again.
+      await page.setInputFiles('#file', weights)
+      await page.waitForSelector('#result >> text=no picture format')
+      await page.waitForSelector('#drop span:visible')
+      expect(await page.isVisible('#picture')).toBe(false)
     } finally {
       await browser.close()
     }

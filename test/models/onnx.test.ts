@@ -33,8 +33,8 @@ beforeAll(async () => {
 afterAll(() => rm(folder, { recursive: true }))
 
 /** A model whose batch norms do something. */
-async function scrambled(options: Record<string, unknown>): Promise<Model> {
-  const model = await createModel('xception', { inputSize: 74, ...options })
+async function scrambled(options: Record<string, unknown>, name = 'xception'): Promise<Model> {
+  const model = await createModel(name, { inputSize: 74, ...options })
   const random = generator(5)
   for (const [name, variable] of model.variables)
     if (variable.type.shape.length === 1) {
@@ -92,6 +92,13 @@ describe('ONNX Runtime gives the same outputs', () => {
   ])('%s', async (_name, options) => {
     using model = await scrambled({ ...TINY, ...options })
     for (const fold of [true, false]) await expectSame(model, await web(), fold, fold ? 3 : 1)
+  })
+
+  it.each(['xception41', 'xception41p'])('%s', async (name) => {
+    for (const options of [{}, { featuresOnly: true }]) {
+      using model = await scrambled({ ...TINY, ...options }, name)
+      for (const fold of [true, false]) await expectSame(model, await web(), fold)
+    }
   })
 
   it('a whole Xception', async () => {

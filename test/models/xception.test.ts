@@ -125,6 +125,6 @@ describe('models', () => {
 
   it('reads its own metadata and refuses what is no JSON', () => {
     expect(readMetadata('f', { format: 'pt' })).toBeUndefined()
-    expect(() => readMetadata('f', { format: 'sepconv', architecture: 'xception', options: '{' })).toThrow(/not valid JSON/)
+    expect(() => readMetadata('f', { format: 'sepconv', architecture: 'xception', options: '{' })).toThrow(/not a JSON object/)
   })
 })

@@ -4,8 +4,8 @@ import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { writeShapes } from '../../src/data/shapes.js'
 import { labelledPictures } from '../../src/data/truth.js'
-import { createModel, evaluate, imageFolder } from '../../src/index.js'
-import { ConfusionMatrix, MultiLabelMeter, tenCrops } from '../../src/train/protocols.js'
+import { createModel, evaluate, ClassificationMeter, imageFolder, MultiLabelMeter } from '../../src/index.js'
+import { ConfusionMatrix, tenCrops } from '../../src/train/protocols.js'
 import { json, sepconv } from '../cli/run.js'
 
 let folder: string
@@ -26,7 +26,7 @@ interface Scores {
   images: number
   top1: number
   top5: number
-  loss: number | null
+  loss: number
 }
 
 describe('label files', () => {
@@ -41,7 +41,7 @@ describe('label files', () => {
     const all = Object.fromEntries(names.map(([name], i) => [name, i === 0 ? [] : classes.map((_, c) => c)]))
     await writeFile(at('all.json'), JSON.stringify(all))
     const every = (await json('evaluate', at('shapes/val'), '--truth', at('all.json'), '--weights', weights)) as Scores
-    expect(every).toEqual({ images: names.length - 1, top1: 1, top5: 1, loss: null })
+    expect(every).toEqual({ images: names.length - 1, top1: 1, top5: 1, loss: 0 })
   })
 
   it('a list in the order of the names, as ReaL; what is missing or unknown is named', async () => {
@@ -64,13 +64,21 @@ describe('label files', () => {
 })
 
 describe('meters', () => {
-  it('several right labels: one hit is enough, none does not count', () => {
-    const meter = new MultiLabelMeter()
-    meter.add(Float32Array.of(0, 9, 3, 1, 2, 4, 5), [1, 0])
-    meter.add(Float32Array.of(0, 9, 3, 1, 2, 4, 5), [4])
-    meter.add(Float32Array.of(0, 9, 3, 1, 2, 4, 5), [0, 3])
-    meter.add(Float32Array.of(0, 9, 3, 1, 2, 4, 5), [])
-    expect(meter.result()).toEqual({ images: 3, top1: 1 / 3, top5: 2 / 3 })
+  it('several right labels: one hit is enough; the loss is of what they have together', () => {
+    const meter = new MultiLabelMeter({ loss: 'softmax' })
+    const row = Float32Array.of(0, 9, 3, 1, 2, 4, 5)
+    const rows: (number[] | null)[] = [[1, 0], [4], [0, 3, 3], null]
+    for (const labels of rows) meter.add(row, [labels])
+    const share = (labels: number[]) =>
+      [...new Set(labels)].reduce((sum, c) => sum + Math.exp(row[c]!), 0) / row.reduce((sum, score) => sum + Math.exp(score), 0)
+    const { loss, ...shares } = meter.result()
+    expect(shares).toEqual({ images: 3, top1: 1 / 3, top5: 2 / 3 })
+    expect(loss).toBeCloseTo(-rows.flatMap((labels) => (labels ? [Math.log(share(labels))] : [])).reduce((a, b) => a + b) / 3, 12)
+    const [one, single] = [new MultiLabelMeter({ loss: 'softmax' }), new ClassificationMeter()]
+    one.add(row, [[2]])
+    single.add(row, [2])
+    expect(one.result().loss).toBeCloseTo(single.result().loss, 12)
+    expect(() => new MultiLabelMeter({ loss: 'hinge' as never })).toThrow(/sigmoid, softmax/)
   })
 
   it('a confusion matrix as CSV, names quoted; it adds up to the accuracy', async () => {

@@ -63,6 +63,46 @@ describe('fetchWeights', () => {
     expect((await files()).filter((name) => /part|lock/.test(name))).toEqual([])
   })
 
+  it("the hub's config.json comes with the weights; a hub without one is none the worse", async () => {
+    const config = Buffer.from('{"pretrained_cfg":{}}')
+    handler = (request, response) => (request.url!.endsWith('config.json') ? void response.writeHead(404).end() : whole(response))
+    const options = { cache, allowHttp: true, hub: base }
+    const without = await fetchWeights('hf:someone/plain', options)
+    expect(await readdir(join(without, '..'))).toEqual(['model.safetensors'])
+    handler = (request, response) => whole(response, request.url!.endsWith('config.json') ? config : FILE)
+    const path = await fetchWeights('timm/xception65.ra3_in1k', options)
+    expect(await readFile(join(path, '..', 'config.json'))).toEqual(config)
+    expect(await readFile(path)).toEqual(FILE)
+    const last = requests.length
+    expect(await fetchWeights('timm/xception65.ra3_in1k', options)).toBe(path)
+    expect(requests).toHaveLength(last)
+    handler = (request, response) => (request.url!.endsWith('config.json') ? void response.writeHead(503).end() : whole(response))
+    await expect(fetchWeights('hf:someone/else', options)).rejects.toMatchObject({ message: expect.stringContaining('503') })
+  })
+
+  it('an index brings the files that it names, and is there only when they are', async () => {
+    const index = Buffer.from(JSON.stringify({ weight_map: { a: 'one.safetensors', b: 'two.safetensors', c: 'one.safetensors' } }))
+    const paths: string[] = []
+    let broken = true
+    handler = (request, response) => {
+      paths.push(request.url!)
+      if (request.url!.endsWith('.json')) whole(response, index)
+      else if (request.url!.includes('two') && broken) response.writeHead(503).end()
+      else whole(response)
+    }
+    await expect(get('/x/model.safetensors.index.json')).rejects.toMatchObject({ message: expect.stringContaining('503') })
+    broken = false
+    const path = await get('/x/model.safetensors.index.json')
+    expect(await readFile(path)).toEqual(index)
+    expect((await readdir(join(path, '..'))).sort()).toEqual(['model.safetensors.index.json', 'one.safetensors', 'two.safetensors'])
+    expect(paths.filter((name) => name === '/x/one.safetensors')).toHaveLength(1)
+    handler = (_, response) => whole(response, Buffer.from('{"weight_map":{"a":"../../evil"}}'))
+    await expect(get('/y/model.safetensors.index.json')).rejects.toMatchObject({
+      code: 'ERR_FORMAT',
+      message: expect.stringContaining('same folder'),
+    })
+  })
+
   it('a truncated body is an error, and the next call goes on where it stopped', async () => {
     handler = (_, response) => {
       response.writeHead(200, { 'content-length': FILE.length, etag: ETAG })

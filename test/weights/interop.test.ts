@@ -124,6 +124,60 @@ describe('PyTorch', () => {
   })
 })
 
+describe('our own .h5', () => {
+  it('says which model it holds, labels included, whatever its depth and width', async () => {
+    using model = await createModel('xception', { ...TINY, weights: fixture('timm.pth'), labels: ['a', 'b', 'c', 'd', 'é'] })
+    await model.saveWeights(at('own.h5'))
+    using again = await loadModel(at('own.h5'))
+    expect(again.config).toEqual(model.config)
+    await expectSameContent(again, model)
+    const many = Array.from({ length: 5 }, (_, i) => `${i}${'x'.repeat(20_000)}`)
+    model.labels = many
+    await model.saveWeights(at('own.h5'))
+    using bare = await loadModel(at('own.h5'))
+    expect(bare.config.options).toEqual(model.config.options)
+    expect(bare.labels).toBeUndefined()
+  })
+})
+
+describe('metadata of unknown origin', () => {
+  it.each([
+    [{ options: { middleRepeats: 1e9 } }, /middleRepeats must be a whole number from 0 to 1000/],
+    [{ options: { fullyConnected: new Array(1001).fill(8) } }, /fullyConnected/],
+    [{ options: { width: 1e9 } }, /width/],
+    [{ options: { surprise: 1 } }, /surprise/],
+    [{ architecture: 'resnet50', options: { blocks: [1e9, 1, 1, 1] } }, /blocks/],
+    [{ architecture: 'vgg1600' }, /no model 'vgg1600'/],
+    [{ preprocessing: { size: 1e6 } }, /size must be a whole number from 1 to 4096/],
+    [{ preprocessing: { resize: 1e9 } }, /resize/],
+    [{ preprocessing: { crop: 'none' } }, /crop must be one of/],
+    [{ preprocessing: { mean: [1] } }, /mean must be 3/],
+    [{ preprocessing: { deviation: [0, 1, 1] } }, /deviation/],
+    [{ options: { classes: 1e8 } }, /missing/],
+    [{ options: null }, /options in its metadata is not a JSON object/],
+    [{ preprocessing: [1] }, /preprocessing in its metadata is not a JSON object/],
+    [{ labels: { length: 1000 } }, /labels in its metadata is not a JSON list of texts/],
+    [{ options: { poolPadding: 7 } }, /poolPadding/],
+    [{ options: { epsilon: 'x' } }, /epsilon/],
+    [{ options: { momentum: 7 } }, /momentum/],
+    [{ options: { inputChannels: 'three' } }, /inputChannels/],
+    [{ options: { segments: 'many' } }, /segments/],
+    [{ options: { dropout: 2 } }, /dropout/],
+    [{ options: { initializer: 'constructor' } }, /initializer/],
+    [{ preprocessing: { mean: 'abc' } }, /mean must be 3/],
+  ] as const)('%j is refused by name, at once', async (part: Record<string, unknown>, message) => {
+    const { architecture = 'xception', ...rest } = part
+    const metadata: Record<string, string> = { format: 'sepconv', architecture: architecture as string }
+    for (const [key, value] of Object.entries(rest)) metadata[key] = JSON.stringify(value)
+    await writeSafetensors(at('hostile.safetensors'), new Map([['a', { dtype: 'F32', shape: [1], data: new Float32Array(1) }]]), {
+      metadata,
+    })
+    const since = performance.now()
+    await expect(loadModel(at('hostile.safetensors'))).rejects.toThrow(message)
+    expect(performance.now() - since).toBeLessThan(5000)
+  })
+})
+
 describe('safetensors', () => {
   it.each([
     ['last_linear', 'F32'],

@@ -2,8 +2,9 @@
 
 import { readFileSync } from 'node:fs'
 import { writeFile } from 'node:fs/promises'
-import { crc32 } from 'node:zlib'
 import h5wasm, { type Group } from 'h5wasm/node'
+// @ts-expect-error a script without types
+import { storedZip } from '../../scripts/fuzz-weights.mjs'
 
 export interface PublishedLayer {
   readonly keras: string
@@ -106,33 +107,4 @@ export async function writeByClass(
 }
 
 /** A zip of stored entries. */
-export async function writeZip(path: string, entries: Readonly<Record<string, Uint8Array>>): Promise<void> {
-  const pieces: Buffer[] = []
-  const central: Buffer[] = []
-  let offset = 0
-  for (const [name, data] of Object.entries(entries)) {
-    const local = Buffer.alloc(30)
-    local.writeUInt32LE(0x04034b50, 0)
-    local.writeUInt16LE(20, 4)
-    local.writeUInt32LE(crc32(data), 14)
-    local.writeUInt32LE(data.length, 18)
-    local.writeUInt32LE(data.length, 22)
-    local.writeUInt16LE(Buffer.byteLength(name), 26)
-    const record = Buffer.alloc(46)
-    record.writeUInt32LE(0x02014b50, 0)
-    record.writeUInt16LE(20, 6)
-    local.copy(record, 16, 14, 28)
-    record.writeUInt32LE(offset, 42)
-    central.push(record, Buffer.from(name))
-    pieces.push(local, Buffer.from(name), Buffer.from(data))
-    offset += 30 + Buffer.byteLength(name) + data.length
-  }
-  const size = central.reduce((sum, { length }) => sum + length, 0)
-  const end = Buffer.alloc(22)
-  end.writeUInt32LE(0x06054b50, 0)
-  end.writeUInt16LE(Object.keys(entries).length, 8)
-  end.writeUInt16LE(Object.keys(entries).length, 10)
-  end.writeUInt32LE(size, 12)
-  end.writeUInt32LE(offset, 16)
-  await writeFile(path, Buffer.concat([...pieces, ...central, end]))
-}
+export const writeZip = (path: string, entries: Readonly<Record<string, Uint8Array>>): Promise<void> => writeFile(path, storedZip(entries))

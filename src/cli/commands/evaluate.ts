@@ -58,27 +58,27 @@ export function evaluateCommand(): Command {
 async function evaluateFolder(directory: string, settings: Settings): Promise<void> {
   using model = await openWeights('evaluate', settings)
   const { samples, truth, classes } = await labelled(directory, settings, model)
-  const [{ ConfusionMatrix, MultiLabelMeter }, names] = [await import('../../train/protocols.js'), model.labels]
+  const [{ ConfusionMatrix }, { MultiLabelMeter }] = await Promise.all([import('../../train/protocols.js'), import('../../metrics.js')])
+  const names = model.labels
   const confusion = settings.confusion === undefined ? undefined : new ConfusionMatrix(model.network.classes)
-  const several = truth?.some((labels) => labels.length !== 1) ? new MultiLabelMeter() : undefined
+  const several = truth?.some((labels) => labels.length !== 1) ? new MultiLabelMeter({ loss: 'softmax' }) : undefined
   if (settings.confusion !== undefined) checkPicture(settings.confusion, model.network.classes)
   const observe = (logits: Float32Array, i: number) => {
     confusion?.add(logits, samples[i]!.label)
-    several?.add(logits, truth![i]!)
+    several?.add(logits, [truth![i]!])
   }
   const progress = new Progress({ label: 'evaluating', total: samples.length, unit: 'img' })
   const map = await mapOptions(settings, model.labels ?? classes)
   const single = await measure(model, samples, { ...settings, ...(map && { map }) }, observe, (done) => progress.update(done))
   progress.finish()
   const { skipped } = single
-  // With several right labels, which of them the loss should be of is nobody's definition.
-  const { images, top1, top5, loss } = several ? { ...several.result(), loss: null } : single
+  const { images, top1, top5, loss } = several ? several.result() : single
   for (const [name, reason] of skipped) say(`skipped ${name}: ${reason}`)
   if (confusion)
     await writeConfusion(settings.confusion!, confusion, names ?? Array.from({ length: confusion.classes }, (_, i) => String(i)))
   if (settings.json) return writeJson({ images, top1, top5, loss, ...(single.map && { map: single.map }) })
   writeText(
-    `${images} pictures   top-1 ${percent(top1)}   top-5 ${percent(top5)}${loss === null ? '' : `   loss ${loss.toFixed(4)}`}${single.map ? `   MAP@${map?.k ?? 100} ${percent(single.map.map)}` : ''}`,
+    `${images} pictures   top-1 ${percent(top1)}   top-5 ${percent(top5)}   loss ${loss.toFixed(4)}${single.map ? `   MAP@${map?.k ?? 100} ${percent(single.map.map)}` : ''}`,
   )
   if (skipped.size > 0) say(`${skipped.size} pictures skipped; --strict makes that an error`)
   say(`on ${await describeDevice(model.device)}`)
