@@ -276,6 +276,7 @@ class Run {
 
   async dispose(): Promise<void> {
     this.#step.dispose()
+    this.#batches.dispose()
     this.#evaluator?.dispose()
     this.#freezing.restore()
     for (const variable of this.#companions()) releaseState(variable)
@@ -306,10 +307,7 @@ class Run {
 
   /** Compiles the step, which creates velocities and averages; averages start as the weights themselves. */
   async #prepare(): Promise<void> {
-    const { images, labels } = this.#batches.blank()
-    this.#step.executable({ images, labels })
-    images.dispose()
-    labels.dispose()
+    this.#step.executable({ ...this.#batches.inputs })
     for (const [source, average] of this.#average?.entries() ?? []) {
       if (this.#started.has(average)) continue
       this.#started.add(average)
@@ -330,7 +328,7 @@ class Run {
       const read = await Promise.all([loss.data(), finite.data(), logits.data()])
       const [value, flag] = [read[0][0]!, read[1][0]!]
       correct += countTop1(read[2] as Float32Array, accumulate === 1 ? known : known.slice(part * rows, (part + 1) * rows))
-      for (const tensor of [inputs.images, inputs.labels, loss, logits, finite]) tensor.dispose()
+      for (const tensor of [loss, logits, finite]) tensor.dispose()
       if (flag === 0) throw this.#diverged(value, rate)
       total += value / accumulate
       part++
