@@ -5,7 +5,7 @@ import { elements, formatShape, sameShape } from '../graph/types.js'
 import type { Variable } from '../graph/variable.js'
 import type { Executor } from '../runtime/executor.js'
 import { readState, writeState } from '../runtime/state.js'
-import { fromPytorch, IGNORED, isPytorch, type NamedTensor, pytorchShape, sameButOnes } from '../weights/conventions.js'
+import { decode, IGNORED, isPytorch, type NamedTensor, pytorchShape, sameButOnes } from '../weights/conventions.js'
 import type { WeightsFile } from '../weights/file.js'
 import { architecture } from './registry.js'
 import { sourceTensors, type WeightsSource } from './source.js'
@@ -55,20 +55,21 @@ export async function loadVariables(
 ): Promise<LoadReport> {
   const { variables, executor } = target
   const newHead = options.head === 'new'
-  const isHead = (name: string) => target.head !== undefined && name.startsWith(`${target.head}.`)
-  const wanted = sourceTensors(source, variables.keys(), target.options).filter(({ own }) => !(newHead && isHead(own)))
+  const isHead = ({ own, head }: NamedTensor) => head || (target.head !== undefined && own.startsWith(`${target.head}.`))
+  const wanted = sourceTensors(source, variables.keys(), target.options).filter((tensor) => !(newHead && isHead(tensor)))
   const biases = biasesOf(file, source, wanted)
   const ignored = compare(file, source, target, wanted, biases, newHead)
   let loaded = 0
-  for (const { own, name, optional } of wanted) {
+  for (const tensor of wanted) {
+    const { own, name, optional } = tensor
     const { type } = variables.get(own)!
     const data = new Float32Array(elements(type.shape))
     if (file.tensors.has(name)) {
       await file.readInto(name, data)
       loaded++
     } else if (!optional) throw new SepconvError('ERR_INTERNAL', `no tensor for '${own}'`)
-    const convert = source.convention !== 'own' && isPytorch(source.convention)
-    writeState(variables.get(own)!, convert ? fromPytorch(own, type.shape, data) : data, executor)
+    const { convention } = source
+    writeState(variables.get(own)!, convention === 'own' ? data : decode(tensor, convention, type.shape, data), executor)
   }
   for (const fold of biases) await foldBiases(file, fold, variables, executor)
   return { format: file.format, convention: source.convention, loaded, ignored, newHead, foldedBiases: biases.map(({ layer }) => layer) }
@@ -86,7 +87,8 @@ function compare(
   const names = new Set([...wanted.map(({ name }) => name), ...biases.flatMap(({ depthwise, pointwise }) => [depthwise, pointwise])])
   const missing = wanted.filter(({ name, optional }) => !file.tensors.has(name) && !optional).map(({ name }) => name)
   const rest = [...file.tensors.keys()].filter((name) => !names.has(name))
-  const ignored = rest.filter((name) => IGNORED.test(name))
+  const unused = source.unused
+  const ignored = rest.filter((name) => IGNORED.test(name) || (unused !== undefined && name.startsWith(source.prefix + unused)))
   // A model without a head asks for none of the file's.
   const headless = newHead || target.head === undefined
   const headPrefix =
