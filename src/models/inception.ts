@@ -37,7 +37,7 @@ export interface InceptionV3Options extends BaselineOptions {
   momentum?: number
 }
 
-const OWN = ['variant', 'aux', 'epsilon', 'momentum']
+const OWN = ['fullyConnected', 'variant', 'aux', 'epsilon', 'momentum']
 const AUXILIARY_WEIGHT = 0.4
 
 /** A module with the channel counts that go in and come out. */

@@ -34,7 +34,7 @@ export interface ResNetOptions extends BaselineOptions {
   momentum?: number
 }
 
-const OWN = ['variant', 'momentum']
+const OWN = ['fullyConnected', 'variant', 'momentum']
 const EXPANSION = 4
 
 /**
