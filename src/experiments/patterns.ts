@@ -44,15 +44,20 @@ export interface PatternOptions {
 /** One texture at a place, from −1 to 1. */
 type Field = (x: number, y: number) => number
 
+/** Sets up to this size are drawn once for all runs of an experiment: a picture takes about 2 ms. */
+const KEPT_BYTES = 256 << 20
+
 /** The data are the same for every seed of an experiment: seeds vary weights, order and augmentation. */
 export function patternSet(options: PatternOptions): Dataset {
-  const { train, validation, multiLabel = false } = options
+  const { train, validation, size, multiLabel = false } = options
+  const kept: RgbImage[] | undefined = (train + validation) * size * size * 3 <= KEPT_BYTES ? [] : undefined
+  const picture = (index: number) => draw(index, multiLabel ? labelsOf(index) : [index % PATTERN_CLASSES.length], options)
   return dataset({
     name: multiLabel ? 'patterns, several labels' : 'patterns',
     classes: PATTERN_CLASSES,
     ...{ train, validation },
     label: (index) => (multiLabel ? [...new Set(labelsOf(index))].sort((a, b) => a - b) : index % PATTERN_CLASSES.length),
-    load: (index) => draw(index, multiLabel ? labelsOf(index) : [index % PATTERN_CLASSES.length], options),
+    load: (index) => (kept ? (kept[index] ??= picture(index)) : picture(index)),
   })
 }
 

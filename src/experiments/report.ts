@@ -106,11 +106,14 @@ function speedTable(defined: Experiment, results: Results): string {
     const variant = results.variants.find(({ name }) => name === timing.variant)!
     return [
       ...[timing.variant, ...paperCells(defined, timing.variant)],
-      ...[count(variant.parameters), String(timing.stepsPerSecond), String(timing.imagesPerSecond)],
+      ...[count(variant.parameters), (variant.macs / 1e6).toPrecision(3), String(timing.stepsPerSecond), String(timing.imagesPerSecond)],
       ...kinds.map((kind) => percent(timing.shares[kind] ?? 0)),
     ]
   })
-  return table(['', ...paperHeader(defined), 'parameters, here', 'steps per second, here', 'pictures per second', ...kinds], rows)
+  return table(
+    ['', ...paperHeader(defined), 'parameters, here', 'million multiply-adds', 'steps per second, here', 'pictures per second', ...kinds],
+    rows,
+  )
 }
 
 function speedVerdict(defined: Experiment, results: Results): string {

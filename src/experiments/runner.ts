@@ -11,6 +11,7 @@ import { createModel } from '../models/index.js'
 import { openDevice } from '../runtime/device.js'
 import { LAST } from '../train/checkpoint.js'
 import { fit, type FitOptions } from '../train/fit.js'
+import type { TrainingSettings } from '../train/settings.js'
 import { type Experiment, experiment, REDUCED_SETTINGS, type Scale, SIZES, type Sizes } from './definition.js'
 import { type SizedVariant, sizeVariants } from './models.js'
 import { PATTERN_CLASSES, patternSet } from './patterns.js'
@@ -28,6 +29,8 @@ export interface ExperimentOptions {
   readonly data?: Dataset
   /** Other sizes than the scale's; they go into the results. */
   readonly sizes?: Partial<Sizes>
+  /** Over the scale's settings of `fit`, such as another rate. */
+  readonly settings?: TrainingSettings
   readonly signal?: AbortSignal
   /** `done` and `total` count training steps of the whole experiment; steps of finished runs count as done. */
   onProgress?(progress: { readonly done: number; readonly total: number; readonly label: string }): void
@@ -58,7 +61,7 @@ export async function runExperiment(name: string, options: ExperimentOptions): P
   const variants = sizeVariants(defined, sizes, classes)
   const { origin } = await import('../bench/machine.js')
   const from: Origin = origin((executor as { info?: { isa?: string } }).info?.isa ?? null)
-  const settings = trainingSettings(defined.recipe, scale, sizes)
+  const settings = { ...trainingSettings(defined.recipe, scale, sizes), ...options.settings }
   const results = await openResults(
     out,
     {

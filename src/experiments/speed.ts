@@ -12,12 +12,14 @@ import { sgd } from '../train/optimizer.js'
 import type { SizedVariant } from './models.js'
 import type { TimingResult } from './results.js'
 
-/** What a call of a step's program is counted as. */
-export function kindOf(kernel: string): string {
+/** What a call of a step's program is counted as, by its kernel and the shapes that it reads and writes. */
+export function kindOf(kernel: string, shapes: readonly (readonly number[])[] = []): string {
   if (/separable/i.test(kernel)) return 'separable (fused)'
   if (/depthwise/i.test(kernel)) return 'depthwise'
   if (/pointwise/i.test(kernel)) return 'pointwise'
-  if (/^conv2d/i.test(kernel)) return 'regular convolution'
+  // A regular convolution whose window is one pixel, as in Inception's towers and in shortcuts.
+  if (/^conv2d/i.test(kernel))
+    return shapes.some(([h, w, ...rest]) => h === 1 && w === 1 && rest.length === 2) ? 'pointwise' : 'regular convolution'
   if (/Update$|allFinite/.test(kernel)) return 'update'
   return 'everything else'
 }
@@ -90,8 +92,12 @@ export async function timeVariants(
       const times = executable.profile(inputs)
       const total = times.reduce((sum, time) => sum + time, 0)
       const shares: Record<string, number> = {}
-      for (const [i, { kernel }] of executable.program.calls.entries()) {
-        const kind = kindOf(kernel)
+      const { buffers } = executable.program
+      for (const [i, { kernel, inputs: read, outputs: written }] of executable.program.calls.entries()) {
+        const kind = kindOf(
+          kernel,
+          [...read, ...written].flatMap((buffer) => (buffer === null ? [] : [buffers[buffer]!.shape])),
+        )
         shares[kind] = (shares[kind] ?? 0) + times[i]! / total
       }
       return {
