@@ -49,6 +49,8 @@ export interface Experiment {
   /** What the paper's figures are called: column by column, with their unit. */
   readonly paperColumns?: Readonly<Record<string, string>>
   readonly recipe: 'paper-imagenet' | 'paper-jft'
+  /** Where it differs from the scale's sizes. */
+  readonly sizes?: Readonly<Partial<Record<Scale, Partial<Sizes>>>>
   /** What a reduced run of it cannot show. */
   readonly limits: string
   /** Variants that are drawn as a curve over this number instead of over epochs. */
@@ -209,7 +211,10 @@ const EXPERIMENTS: readonly Experiment[] = [
     ],
     comparisons: [['Inception V3', 'Xception']],
     paperColumns: { parameters: 'parameters', stepsPerSecond: 'steps per second' },
-    limits: 'The paper’s 60 K80 GPUs also exchanged gradients; its steps are 32 pictures per GPU. One device here, whole step.',
+    // The whole networks: at a quarter of the side Inception V3's unpadded stem leaves it with less than half of Xception's multiply-adds.
+    sizes: { tiny: { size: 299, width: 1, repeats: {}, batch: 4 }, small: { size: 299, batch: 32 } },
+    limits:
+      'The paper’s 60 K80 GPUs also exchanged gradients; its steps are 32 pictures per GPU. One device here, the whole step, and fewer pictures in it at `tiny` scale.',
   },
   {
     name: 'spectrum',

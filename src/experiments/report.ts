@@ -106,7 +106,7 @@ function speedTable(defined: Experiment, results: Results): string {
     const variant = results.variants.find(({ name }) => name === timing.variant)!
     return [
       ...[timing.variant, ...paperCells(defined, timing.variant)],
-      ...[count(variant.parameters), (variant.macs / 1e6).toPrecision(3), String(timing.stepsPerSecond), String(timing.imagesPerSecond)],
+      ...[count(variant.parameters), count(variant.macs / 1e6), String(timing.stepsPerSecond), String(timing.imagesPerSecond)],
       ...kinds.map((kind) => percent(timing.shares[kind] ?? 0)),
     ]
   })
@@ -122,8 +122,10 @@ function speedVerdict(defined: Experiment, results: Results): string {
       const [a, b] = [first, second].map((name) => results.timings.find(({ variant }) => variant === name)!)
       const paper = [first, second].map((name) => defined.variants.find((variant) => variant.name === name)?.paper?.stepsPerSecond)
       const ratio = b!.stepsPerSecond / a!.stepsPerSecond
+      const [x, y] = [first, second].map((name) => results.variants.find((variant) => variant.name === name)!)
       const ours = `${second} makes ${ratio.toFixed(2)} times the steps of ${first} here, on the ${results.device} executor`
-      return paper[0] && paper[1] ? `${ours}; in the paper ${(paper[1] / paper[0]).toFixed(2)} times.` : `${ours}.`
+      const work = `A step of ${second} has ${(y!.macs / x!.macs).toFixed(2)} times the multiply-adds, so it does ${((ratio * y!.macs) / x!.macs).toFixed(2)} times as many of them per second.`
+      return `${ours}${paper[0] && paper[1] ? `; in the paper ${(paper[1] / paper[0]).toFixed(2)} times` : ''}. ${work}`
     })
     .join('\n')
 }

@@ -45,19 +45,22 @@ export async function runExperiment(name: string, options: ExperimentOptions): P
   const { out, scale = 'tiny', resume = false, signal } = options
   const defined = experiment(name)
   const seeds = Array.from({ length: options.seeds ?? 3 }, (_, seed) => seed)
+  if (!(scale in SIZES))
+    throw new SepconvError('ERR_ARGUMENT', `there is no scale '${scale}'`, { subject: 'scale', expected: Object.keys(SIZES), given: scale })
   if (scale === 'full' && !options.data && defined.kind === 'accuracy')
     throw new SepconvError('ERR_ARGUMENT', `${name} at full scale needs pictures`, {
       subject: 'data',
       hint: 'Name a folder in the form of ImageNet, shards or a prepared folder with --data',
     })
   const executor = openDevice(options.device)
-  const sizes: Sizes = { ...SIZES[scale], ...options.sizes }
+  const sizes: Sizes = { ...SIZES[scale], ...defined.sizes?.[scale], ...options.sizes }
   const data = options.data ?? patternSet({ ...sizes, multiLabel: defined.multiLabel === true })
   if (options.data && (options.data.multiLabel === true) !== (defined.multiLabel === true))
     throw new SepconvError('ERR_DATA', `${name} takes pictures with ${defined.multiLabel ? 'several labels' : 'one label'}`, {
       subject: 'data',
     })
-  const classes = options.data?.classes.length ?? PATTERN_CLASSES.length
+  // Timed networks are the paper's, of a thousand classes.
+  const classes = options.data?.classes.length ?? (defined.kind === 'speed' ? 1000 : PATTERN_CLASSES.length)
   const variants = sizeVariants(defined, sizes, classes)
   const { origin } = await import('../bench/machine.js')
   const from: Origin = origin((executor as { info?: { isa?: string } }).info?.isa ?? null)

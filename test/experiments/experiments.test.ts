@@ -21,7 +21,7 @@ beforeAll(async () => {
 afterAll(() => rm(folder, { recursive: true }))
 
 const MINIATURE: Partial<Sizes> = {
-  ...{ train: 16, validation: 16, epochs: 2, batch: 8, width: 0.04 },
+  ...{ train: 16, validation: 16, size: 75, epochs: 2, batch: 8, width: 0.04 },
   repeats: {
     xception: { middleRepeats: 1 },
     inception_v3: { blocks: [1, 2, 1] },
