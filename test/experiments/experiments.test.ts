@@ -5,6 +5,8 @@ import { mkdtemp, readFile, readdir, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { writeShapes } from '../../src/data/shapes.js'
+import { imageFolder } from '../../src/data/folder.js'
 import { experiment, experimentNames, type Sizes, SIZES } from '../../src/experiments/definition.js'
 import { sizeVariants } from '../../src/experiments/models.js'
 import { draw, PATTERN_CLASSES, patternSet } from '../../src/experiments/patterns.js'
@@ -75,6 +77,18 @@ describe('in miniature', () => {
     },
     120_000,
   )
+
+  it("full: the paper's recipe on pictures of one's own", async () => {
+    await writeShapes(join(folder, 'shapes'), { train: 16, validation: 16, size: 75 })
+    const data = await imageFolder(join(folder, 'shapes'))
+    const results = await run('fig9', 'full', { scale: 'full', data, settings: { epochs: 1, batch: 8 } })
+    expect(results).toMatchObject({ scale: 'full', data: join(folder, 'shapes'), settings: { recipe: 'paper-imagenet' } })
+    expect(results.variants[0]!.options.classes).toBe(data.classes.length)
+    const [report] = await writeReport(join(folder, 'full'), results)
+    expect(await readFile(report!, 'utf8')).toContain(`Pictures: ${data.root}.`)
+    // Several labels are another question.
+    await expect(run('table2', 'wrong', { scale: 'full', data })).rejects.toMatchObject({ code: 'ERR_DATA' })
+  }, 60_000)
 
   it('fig7 and fig8 are table2', () => {
     expect(experiment('fig7')).toBe(experiment('table2'))
