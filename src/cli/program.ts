@@ -14,6 +14,7 @@ import { buildCommand } from './commands/build.js'
 import { convertCommand } from './commands/convert.js'
 import { devicesCommand } from './commands/devices.js'
 import { embedCommand } from './commands/embed.js'
+import { experimentCommand } from './commands/experiment.js'
 import { evaluateCommand } from './commands/evaluate.js'
 import { predictCommand } from './commands/predict.js'
 import { prepareCommand } from './commands/prepare.js'
@@ -44,7 +45,7 @@ export function createProgram(): Command {
     .addHelpText('after', EXAMPLES)
   for (const command of [
     ...[predictCommand(), trainCommand(), evaluateCommand(), prepareCommand(), reportCommand(), summaryCommand()],
-    ...[embedCommand(), convertCommand()],
+    ...[embedCommand(), convertCommand(), experimentCommand()],
     ...[devicesCommand(), verifyCommand(), benchCommand(), buildCommand()],
   ])
     program.addCommand(command)

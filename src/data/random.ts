@@ -7,7 +7,7 @@
 import { philox4x32 } from '../ops/philox.js'
 
 /** One key per use of randomness, so that no two uses ever see the same numbers. */
-export const STREAMS = { order: 0x6f726465, augment: 0x6175676d, mix: 0x6d697875, shapes: 0x73686170 } as const
+export const STREAMS = { order: 0x6f726465, augment: 0x6175676d, mix: 0x6d697875, shapes: 0x73686170, patterns: 0x70617474 } as const
 
 export class SampleRandom {
   private readonly counter: Uint32Array

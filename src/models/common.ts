@@ -4,7 +4,7 @@ import { checkOptions, SepconvError } from '../errors.js'
 import type { Value } from '../graph/graph.js'
 import type { InitializerName } from '../nn/initializers.js'
 import { checkCount, type Layer, layer } from '../nn/layer.js'
-import { dense, dropout, globalAveragePool } from '../nn/layers.js'
+import { dense, dropout, globalAveragePool, relu } from '../nn/layers.js'
 import type { Preprocessing } from './model.js'
 
 /** Repeats of a block: options come out of files too, and a thousand million blocks would fill the memory before anything is compared. */
@@ -24,6 +24,8 @@ export interface BaselineOptions {
   blocks?: readonly number[]
   /** Share of the features before the classifier that is zeroed in training. Default 0. */
   dropout?: number
+  /** Units of fully connected layers with ReLU before the logistic regression (not VGG's, which has its own): `true` for two of 4096. Default none. */
+  fullyConnected?: boolean | readonly number[]
   /** Default `'glorotUniform'`. */
   initializer?: InitializerName
 }
@@ -36,6 +38,7 @@ export interface Resolved {
   readonly inputSize: number
   readonly blocks: readonly number[]
   readonly dropout: number
+  readonly fullyConnected: readonly number[]
   readonly initializer: InitializerName
   /** A channel count times the width. */
   channels(count: number): number
@@ -68,21 +71,27 @@ export function resolveBaseline(
   return {
     ...{ classes, inputChannels, inputSize, blocks },
     dropout: options.dropout ?? 0,
+    fullyConnected: options.fullyConnected === true ? [4096, 4096] : options.fullyConnected || [],
     initializer: options.initializer ?? 'glorotUniform',
     channels: (count) => (width === 1 ? count : Math.max(8, Math.round((count * width) / 8) * 8)),
   }
 }
 
-/** Mean over the last feature map, dropout, logistic regression under the name `classifier`. */
+/** Mean over the last feature map, fully connected layers where wanted, dropout, logistic regression under the name `classifier`. */
 export function pooledClassifier(
   features: number,
-  { classes, dropout: rate, initializer }: Resolved,
+  { classes, dropout: rate, initializer, fullyConnected }: Resolved,
   classifier: string,
 ): Record<string, Layer> {
+  const hidden = fullyConnected.flatMap((units, i): [string, Layer][] => [
+    [`fc${i + 1}`, dense(i === 0 ? features : fullyConnected[i - 1]!, units, { initializer })],
+    [`fc${i + 1}_act`, relu()],
+  ])
   return {
     avgpool: globalAveragePool(),
+    ...Object.fromEntries(hidden),
     ...(rate > 0 && { dropout: dropout(rate, { stream: 0 }) }),
-    ...(classes > 0 && { [classifier]: dense(features, classes, { initializer }) }),
+    ...(classes > 0 && { [classifier]: dense(fullyConnected.at(-1) ?? features, classes, { initializer }) }),
   }
 }
 

@@ -18,6 +18,7 @@ import { convBatchNormRelu } from '../nn/blocks.js'
 import { type Layer, layer } from '../nn/layer.js'
 import { avgPool2d, type Conv2dOptions, dense, globalAveragePool, maxPool2d } from '../nn/layers.js'
 import * as ops from '../ops/index.js'
+import { inceptionNames, MODULE_LETTERS } from './baselineNames.js'
 import { BASELINE_OPTIONS, type BaselineOptions, inTurn, named, pooledClassifier, type Resolved, resolveBaseline } from './common.js'
 import { type Network, registerModel } from './registry.js'
 
@@ -36,9 +37,8 @@ export interface InceptionV3Options extends BaselineOptions {
   momentum?: number
 }
 
-const OWN = ['variant', 'aux', 'epsilon', 'momentum']
+const OWN = ['fullyConnected', 'variant', 'aux', 'epsilon', 'momentum']
 const AUXILIARY_WEIGHT = 0.4
-const LETTERS = 'bcdefghijklmnopqrstuvwxyz'
 
 /** A module with the channel counts that go in and come out. */
 interface Module {
@@ -150,14 +150,14 @@ export function buildInceptionV3(options: InceptionV3Options = {}): Network {
     width = out
   }
   const [countA, countC, countE] = blocks as [number, number, number]
-  for (let i = 0; i < countA; i++) add(`Mixed_5${LETTERS[i]}`, moduleA(width, i === 0 ? 32 : 64))
+  for (let i = 0; i < countA; i++) add(`Mixed_5${MODULE_LETTERS[i]}`, moduleA(width, i === 0 ? 32 : 64))
   add('Mixed_6a', moduleB(width))
   // 128, 160, …, 192: the first and the last module differ from those between.
-  for (let i = 0; i < countC; i++) add(`Mixed_6${LETTERS[i]}`, moduleC(width, i === countC - 1 ? 192 : i === 0 ? 128 : 160))
-  const lastC = `Mixed_6${LETTERS[countC - 1]}`
+  for (let i = 0; i < countC; i++) add(`Mixed_6${MODULE_LETTERS[i]}`, moduleC(width, i === countC - 1 ? 192 : i === 0 ? 128 : 160))
+  const lastC = `Mixed_6${MODULE_LETTERS[countC - 1]}`
   const tower = aux ? auxiliaryTower(width, resolved, conv) : undefined
   add('Mixed_7a', moduleD(width))
-  for (let i = 0; i < countE; i++) add(`Mixed_7${LETTERS[i]}`, moduleE(width))
+  for (let i = 0; i < countE; i++) add(`Mixed_7${MODULE_LETTERS[i]}`, moduleE(width))
   const head = pooledClassifier(width, resolved, 'fc')
 
   const root = layer('inception_v3', { children: { ...stem, ...stages, ...(tower && { AuxLogits: tower }), ...head } }, (x) => {
@@ -169,7 +169,12 @@ export function buildInceptionV3(options: InceptionV3Options = {}): Network {
     }
     return inTurn(Object.values(head), y)
   })
-  return { root, forward: (x) => root(x), inputSize, inputChannels, classes: resolved.classes, variableInputSize: true }
+  return {
+    ...{ root, inputSize, inputChannels, classes: resolved.classes, variableInputSize: true },
+    forward: (x) => root(x),
+    // torchvision's weights came from TensorFlow's: its transform_input undoes ImageNet's means, which leaves the range from −1 to 1.
+    ...(variant === 'torchvision' && { preprocessing: { resize: Math.round((inputSize * 342) / 299), interpolation: 'bilinear' } }),
+  }
 }
 
 /** Layers one after the other; the last step may be several, whose outputs are all kept. */
@@ -208,5 +213,10 @@ registerModel({
   head: 'fc',
   description: 'Inception V3 (Szegedy et al. 2016), 23,817,352 parameters at 1000 classes as in Keras',
   options: [...BASELINE_OPTIONS, ...OWN],
+  layerNames: (options) => inceptionNames(options),
+  sources: {
+    torchvision: { options: { variant: 'torchvision' }, unused: 'AuxLogits.' },
+    keras: { options: { variant: 'keras' } },
+  },
   build: (options) => buildInceptionV3(options as InceptionV3Options),
 })

@@ -5,7 +5,7 @@ import { elements, formatShape, sameShape } from '../graph/types.js'
 import type { Variable } from '../graph/variable.js'
 import type { Executor } from '../runtime/executor.js'
 import { fillState, readState, writeState } from '../runtime/state.js'
-import { fromPytorch, IGNORED, isPytorch, type NamedTensor, pytorchShape, sameButOnes } from '../weights/conventions.js'
+import { decode, IGNORED, isPytorch, type NamedTensor, pytorchShape, sameButOnes } from '../weights/conventions.js'
 import type { WeightsFile } from '../weights/file.js'
 import { architecture } from './registry.js'
 import { sourceTensors, type WeightsSource } from './source.js'
@@ -55,21 +55,22 @@ export async function loadVariables(
 ): Promise<LoadReport> {
   const { variables, executor } = target
   const newHead = options.head === 'new'
-  const isHead = (name: string) => target.head !== undefined && name.startsWith(`${target.head}.`)
-  const wanted = sourceTensors(source, variables.keys(), target.options).filter(({ own }) => !(newHead && isHead(own)))
+  const isHead = ({ own, head }: NamedTensor) => head || (target.head !== undefined && own.startsWith(`${target.head}.`))
+  const wanted = sourceTensors(source, variables.keys(), target.options).filter((tensor) => !(newHead && isHead(tensor)))
   const biases = biasesOf(file, source, wanted)
   const ignored = compare(file, source, target, wanted, biases, newHead)
-  const convert = source.convention !== 'own' && isPytorch(source.convention)
+  const { convention } = source
   let loaded = 0
-  const load = async ({ own, name, optional }: NamedTensor) => {
+  const load = async (tensor: NamedTensor) => {
+    const { own, name, optional } = tensor
     const variable = variables.get(own)!
     const present = file.tensors.has(name)
     if (!present && !optional) throw new SepconvError('ERR_INTERNAL', `no tensor for '${own}'`)
     if (present) loaded++
-    if (present && convert) {
+    if (present && convention !== 'own' && (isPytorch(convention) || tensor.order)) {
       const data = new Float32Array(elements(variable.type.shape))
       await file.readInto(name, data)
-      writeState(variable, fromPytorch(own, variable.type.shape, data), executor)
+      writeState(variable, decode(tensor, convention, variable.type.shape, data), executor)
     } else await fillState(variable, executor, async (data) => void (present ? await file.readInto(name, data) : data.fill(0)))
   }
   const rest = [...wanted]
@@ -107,7 +108,8 @@ function compare(
   const names = new Set([...wanted.map(({ name }) => name), ...biases.flatMap(({ depthwise, pointwise }) => [depthwise, pointwise])])
   const missing = wanted.filter(({ name, optional }) => !file.tensors.has(name) && !optional).map(({ name }) => name)
   const rest = [...file.tensors.keys()].filter((name) => !names.has(name))
-  const ignored = rest.filter((name) => IGNORED.test(name))
+  const unused = source.unused
+  const ignored = rest.filter((name) => IGNORED.test(name) || (unused !== undefined && name.startsWith(source.prefix + unused)))
   // A model without a head asks for none of the file's.
   const headless = newHead || target.head === undefined
   const headPrefix =

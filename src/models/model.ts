@@ -351,13 +351,19 @@ export class Model extends Callable {
     const adopted = Object.fromEntries(
       Object.entries(source.options).filter(([key]) => ADOPTED.includes(key) && options[key] === undefined),
     )
-    const adoptedPreprocessing = { ...preprocessing, ...source.preprocessing, ...this.#settings.preprocessing }
+    const rebuilt = Object.keys(adopted).length > 0 ? architecture(name).build({ ...options, ...adopted }) : undefined
+    const adoptedPreprocessing = {
+      ...preprocessing,
+      ...rebuilt?.preprocessing,
+      ...source.preprocessing,
+      ...this.#settings.preprocessing,
+    }
     checkPreprocessing(name, adoptedPreprocessing, this.#network.inputChannels)
     this.#config = { ...this.#config, preprocessing: adoptedPreprocessing }
-    if (Object.keys(adopted).length === 0) return
+    if (!rebuilt) return
     this.#release()
     this.#config = { ...this.#config, options: { ...options, ...adopted } }
-    this.#network = architecture(name).build(this.#config.options)
+    this.#network = rebuilt
     this.#variables = this.#named()
   }
 
@@ -428,8 +434,8 @@ async function labelsOf(source: WeightsSource): Promise<readonly string[] | unde
   return (await import('../data/imagenet.js')).IMAGENET_LABELS
 }
 
-/** Options that say how weights are run and change no shape. */
-const ADOPTED = ['poolPadding', 'epsilon']
+/** Options that say how weights are run. A variant of a baseline also decides which biases and scales there are. */
+const ADOPTED = ['poolPadding', 'epsilon', 'variant']
 
 /**
  * Creates a model by its registered name, with random weights or those of a file.

@@ -27,6 +27,8 @@ export interface Network {
 export interface SourceDefaults {
   readonly options?: Readonly<Record<string, unknown>>
   readonly preprocessing?: Partial<Preprocessing>
+  /** Beginning of the names of a part that such files may have and a model may do without. */
+  readonly unused?: string
 }
 
 /** An entry of the registry. */
@@ -39,6 +41,8 @@ export interface Architecture {
   readonly head?: string
   /** Every layer with weights under the names of other programs, for given options; without it only our own files fit. */
   layerNames?(options: Readonly<Record<string, unknown>>): readonly LayerNames[]
+  /** Options that decide which names there are, as a file of another program tells by the tensors that it has. */
+  detect?(has: (name: string) => boolean): Readonly<Record<string, unknown>>
   /** Prefixes of variable names by stage, from the input to the output, for freezing and layer-wise learning rates. */
   stages?(options: Readonly<Record<string, unknown>>): Readonly<Record<'entry' | 'middle' | 'exit' | 'head', readonly string[]>>
   /** What weights of each origin were trained with. */

@@ -7,6 +7,7 @@ import { checkChoice } from '../errors.js'
 import * as ops from '../ops/index.js'
 import { type Layer, layer } from '../nn/layer.js'
 import { type BatchNormOptions, batchNorm, type Conv2dOptions, conv2d, maxPool2d, relu, sequential } from '../nn/layers.js'
+import { CAFFE_PREPROCESSING, resnetNames } from './baselineNames.js'
 import {
   BASELINE_OPTIONS,
   type BaselineOptions,
@@ -33,7 +34,7 @@ export interface ResNetOptions extends BaselineOptions {
   momentum?: number
 }
 
-const OWN = ['variant', 'momentum']
+const OWN = ['fullyConnected', 'variant', 'momentum']
 const EXPANSION = 4
 
 /**
@@ -117,5 +118,10 @@ for (const [name, blocks, parameters] of [
     description: `ResNet-${name.slice(6)} (He et al. 2016), ${parameters} parameters at 1000 classes`,
     options: [...BASELINE_OPTIONS, ...OWN],
     head: 'fc',
+    layerNames: (options) => resnetNames(blocks, options),
+    sources: {
+      torchvision: { options: { variant: 'torchvision' } },
+      keras: { options: { variant: 'keras' }, preprocessing: CAFFE_PREPROCESSING },
+    },
     build: (options) => buildResNet(name, blocks, options as ResNetOptions),
   })

@@ -4,7 +4,7 @@ import { extname } from 'node:path'
 import { checkOptions, SepconvError } from '../errors.js'
 import type { Variable } from '../graph/variable.js'
 import { readState } from '../runtime/state.js'
-import { type Convention, kerasShape, namedTensors, pytorchShape, toPytorch } from '../weights/conventions.js'
+import { type Convention, encode, kerasShape, namedTensors, pytorchShape } from '../weights/conventions.js'
 import { writeSafetensors } from '../weights/safetensors.js'
 import type { Model } from './model.js'
 import { architecture } from './registry.js'
@@ -17,8 +17,8 @@ export type WeightsFormat = 'safetensors' | 'keras' | 'onnx'
 export interface SaveOptions {
   /** Default by the name's extension: `.h5` is Keras 2's layout, `.onnx` ONNX, everything else safetensors. */
   format?: WeightsFormat
-  /** Of safetensors: `'own'` (default) or `'timm'`, which PyTorch's ports read. */
-  names?: 'own' | 'timm'
+  /** Of safetensors: `'own'` (default), `'timm'` for PyTorch's Xceptions, `'torchvision'` for the baselines. */
+  names?: 'own' | 'timm' | 'torchvision'
   /** Of ONNX: batch norm multiplied into the convolutions before it. Default true. */
   fold?: boolean
   /** Another variable to read in place of one, such as its average. */
@@ -34,15 +34,15 @@ export async function saveVariables(path: string, model: Model, options: SaveOpt
       subject: 'format',
       given: format,
     })
-  if (names !== 'own' && names !== 'timm')
-    throw new SepconvError('ERR_ARGUMENT', `saveWeights: names must be 'own' or 'timm', got ${String(names)}`, {
+  if (!['own', 'timm', 'torchvision'].includes(names))
+    throw new SepconvError('ERR_ARGUMENT', `saveWeights: names must be 'own', 'timm' or 'torchvision', got ${String(names)}`, {
       subject: 'names',
       given: names,
     })
   const read = async (variable: Variable) => (await readState(options.variable?.(variable) ?? variable)) as Float32Array
-  if (format === 'safetensors') return names === 'own' ? await saveOwn(path, model, read) : await saveTimm(path, model, read)
-  if (names === 'timm')
-    throw new SepconvError('ERR_ARGUMENT', `saveWeights: names: 'timm' goes with safetensors, not with ${format}`, { subject: 'names' })
+  if (format === 'safetensors') return names === 'own' ? await saveOwn(path, model, read) : await savePytorch(path, model, names, read)
+  if (names !== 'own')
+    throw new SepconvError('ERR_ARGUMENT', `saveWeights: names: '${names}' goes with safetensors, not with ${format}`, { subject: 'names' })
   if (format === 'keras') return await saveKeras(path, model, read)
   const { writeOnnx } = await import('./onnx.js')
   await writeOnnx(path, model, { fold: options.fold ?? true, read })
@@ -63,12 +63,13 @@ async function saveOwn(path: string, model: Model, read: Read): Promise<void> {
   await writeSafetensors(path, tensors, { metadata: writeMetadata(model.config) })
 }
 
-async function saveTimm(path: string, model: Model, read: Read): Promise<void> {
+async function savePytorch(path: string, model: Model, names: 'timm' | 'torchvision', read: Read): Promise<void> {
   const tensors = new Map(
-    named(model, 'timm').map(({ own, name }) => {
+    named(model, names).map((tensor) => {
+      const { own, name } = tensor
       const variable = model.variables.get(own)!
       const { shape } = variable.type
-      const data = async () => toPytorch(own, shape, await read(variable))
+      const data = async () => encode(tensor, names, shape, await read(variable))
       return [name, { dtype: 'F32' as const, shape: pytorchShape(own, shape), data }]
     }),
   )
@@ -78,12 +79,17 @@ async function saveTimm(path: string, model: Model, read: Read): Promise<void> {
 async function saveKeras(path: string, model: Model, read: Read): Promise<void> {
   const { writeKeras } = await import('../weights/kerasWriter.js')
   const layers = new Map<string, { weight: string; shape: readonly number[]; data: () => Promise<Float32Array> }[]>()
-  for (const { own, name } of named(model, 'keras')) {
+  for (const tensor of named(model, 'keras')) {
+    const { own, name } = tensor
     const variable = model.variables.get(own)!
     const [layer, weight] = name.split('/') as [string, string]
     const list = layers.get(layer) ?? []
     layers.set(layer, list)
-    list.push({ weight, shape: kerasShape(own, variable.type.shape), data: () => read(variable) })
+    list.push({
+      weight,
+      shape: kerasShape(own, variable.type.shape),
+      data: async () => encode(tensor, 'keras', variable.type.shape, await read(variable)),
+    })
   }
   await writeKeras(path, layers, writeMetadata(model.config))
 }

@@ -1,7 +1,7 @@
 /** What a weights file holds, judged by its tensors: whose names, hence which layout, pool padding, epsilon and preprocessing. */
 
 import { SepconvError } from '../errors.js'
-import { type Convention, HEAD_ALIASES, type NamedTensor, namedTensors } from '../weights/conventions.js'
+import { type Convention, HEAD_ALIASES, isPytorch, type NamedTensor, namedTensors } from '../weights/conventions.js'
 import { openWeightsFile, type WeightsFile } from '../weights/file.js'
 import type { ModelConfig, Preprocessing } from './model.js'
 import { type Architecture, architecture, listModels } from './registry.js'
@@ -18,11 +18,13 @@ export interface WeightsSource {
   readonly prefix: string
   /** The head's name in the file; `undefined` where it has none. */
   readonly head?: string
+  /** Beginning of the names of a part that a model may do without, such as the auxiliary tower of Inception V3. */
+  readonly unused?: string
 }
 
 const CONVENTIONS: Readonly<Record<WeightsFile['format'], readonly Convention[]>> = {
-  safetensors: ['timm', 'lucid'],
-  pytorch: ['timm', 'lucid'],
+  safetensors: ['timm', 'lucid', 'torchvision'],
+  pytorch: ['timm', 'lucid', 'torchvision'],
   hdf5: ['keras', 'keras1', 'keras3'],
 }
 const PREFIXES = ['', 'module.', 'model.', 'backbone.', 'module.model.', '_orig_mod.']
@@ -37,10 +39,10 @@ export function identify(file: WeightsFile, name?: string, given: Readonly<Recor
     const convention = conventionOf(file, stored)
     return { ...stored, convention, prefix: '', ...headOf(file, convention, '') }
   }
-  let best: { share: number; source: WeightsSource } | undefined
+  let best: Match | undefined
   for (const candidate of name === undefined ? listModels().map((model) => model.name) : [name]) {
     const found = match(file, architecture(candidate), given)
-    if (found && found.share > (best?.share ?? 0)) best = found
+    if (found && better(found, best)) best = found
   }
   if (best) return best.source
   const names = [...file.tensors.keys()]
@@ -66,36 +68,50 @@ function conventionOf(file: WeightsFile, { architecture: name, options }: ModelC
   const { layerNames } = architecture(name)
   if (!layerNames) return 'own'
   if (file.format === 'hdf5') return 'keras'
-  const first = namedTensors(layerNames(options), 'timm')[0]
-  return first && file.tensors.has(first.name) && !file.tensors.has(first.own) ? 'timm' : 'own'
+  for (const convention of ['timm', 'torchvision'] as const) {
+    const first = namedTensors(layerNames(options), convention)[0]
+    if (first && file.tensors.has(first.name) && !file.tensors.has(first.own)) return convention
+  }
+  return 'own'
 }
 
-/** The convention and prefix under which most of the architecture's tensors are in the file, if at least half are. */
-function match(file: WeightsFile, candidate: Architecture, given: Readonly<Record<string, unknown>>) {
-  const rows = candidate.layerNames?.(given)
-  if (!rows) return undefined
-  let best: { share: number; convention: Convention; prefix: string } | undefined
-  for (const convention of CONVENTIONS[file.format]) {
-    const wanted = namedTensors(rows, convention).filter(({ head, optional }) => !head && !optional)
-    if (wanted.length === 0) continue
+/** How well a file fits an architecture: the share of its tensors that are there, and how many those are. */
+interface Match {
+  readonly share: number
+  readonly count: number
+  readonly source: WeightsSource
+}
+
+/** Every tensor of ResNet-50 is in a file of ResNet-152 too: among equals the one of more tensors is meant. */
+const better = (a: Pick<Match, 'share' | 'count'>, b: Pick<Match, 'share' | 'count'> | undefined): boolean =>
+  !b || a.share > b.share || (a.share === b.share && a.count > b.count)
+
+/** The convention and prefix under which most of the architecture's tensors are in the file, if more than half are. */
+function match(file: WeightsFile, candidate: Architecture, given: Readonly<Record<string, unknown>>): Match | undefined {
+  let best: { share: number; count: number; convention: Convention; prefix: string; found: object } | undefined
+  for (const convention of CONVENTIONS[file.format])
     for (const prefix of PREFIXES) {
-      const share = wanted.filter((tensor) => file.tensors.has(prefix + tensor.name)).length / wanted.length
-      if (share > (best?.share ?? 0.5)) best = { share, convention, prefix }
+      const found = candidate.detect?.((name) => file.tensors.has(prefix + name)) ?? {}
+      const rows = candidate.layerNames?.({ ...found, ...given }) ?? []
+      const wanted = namedTensors(rows, convention).filter(({ head, optional }) => !head && !optional)
+      const count = wanted.filter((tensor) => file.tensors.has(prefix + tensor.name)).length
+      const share = count / wanted.length
+      if (share > 0.5 && better({ share, count }, best)) best = { share, count, convention, prefix, found }
     }
-  }
   if (!best) return undefined
-  const { share, convention, prefix } = best
+  const { share, count, convention, prefix, found } = best
   const head = headOf(file, convention, prefix)
-  const { options = {}, preprocessing = {} } = candidate.sources?.[convention] ?? {}
+  const { options = {}, preprocessing = {}, unused } = candidate.sources?.[convention] ?? {}
   const source: WeightsSource = {
     architecture: candidate.name,
     convention,
-    options: { ...options, classes: head.classes ?? 0 },
+    options: { ...options, ...found, classes: head.classes ?? 0 },
     preprocessing: { ...preprocessing, ...(convention === 'timm' && timmPreprocessing(candidate.name, file.config)) },
     prefix,
     ...(head.head !== undefined && { head: head.head }),
+    ...(unused !== undefined && { unused }),
   }
-  return { share, source }
+  return { share, count, source }
 }
 
 /** What timm's config.json says of pictures; a value that is none of its kind is as if it were not there. */
@@ -120,7 +136,7 @@ function timmPreprocessing(name: string, config: WeightsFile['config']): Partial
 
 function headOf(file: WeightsFile, convention: 'own' | Convention, prefix: string): { head?: string; classes?: number } {
   if (convention === 'own') return {}
-  const weight = convention === 'timm' || convention === 'lucid' ? '.weight' : '/kernel'
+  const weight = isPytorch(convention) ? '.weight' : '/kernel'
   for (const head of HEAD_ALIASES[convention]) {
     const shape = file.tensors.get(prefix + head + weight)?.shape
     if (shape?.length === 2) return { head, classes: weight === '.weight' ? shape[0] : shape[1] }
@@ -137,14 +153,15 @@ export function sourceTensors(
   const own = [...variables].map((name) => ({ own: name, name, head: false, optional: false }))
   const { convention, prefix, head } = source
   if (convention === 'own') return own
-  const { layerNames } = architecture(source.architecture)
-  const table = namedTensors(layerNames!(options), convention)
-  const known = new Map(table.map((tensor) => [tensor.own, tensor]))
-  const headName = layerNames!(options).find(({ kind }) => kind === 'dense')?.[convention]
+  const { layerNames, head: ownHead = 'predictions' } = architecture(source.architecture)
+  const rows = layerNames!(options)
+  const known = new Map(namedTensors(rows, convention).map((tensor) => [tensor.own, tensor]))
+  const headName = rows.find((row) => row.own === ownHead)?.[convention]
   return own.map((tensor) => {
     const entry = known.get(tensor.own)
     if (!entry) return tensor
-    const name = entry.head && head !== undefined && headName !== undefined ? head + entry.name.slice(headName.length) : entry.name
+    const isHead = tensor.own.startsWith(`${ownHead}.`) && head !== undefined && headName !== undefined
+    const name = isHead ? head + entry.name.slice(headName.length) : entry.name
     return { ...entry, name: prefix + name }
   })
 }

@@ -26,7 +26,7 @@ export interface SeparableStackOptions extends BaselineOptions {
   momentum?: number
 }
 
-const OWN = ['segments', 'order', 'intermediateActivation', 'intermediateBatchNorm', 'epsilon', 'momentum']
+const OWN = ['fullyConnected', 'segments', 'order', 'intermediateActivation', 'intermediateBatchNorm', 'epsilon', 'momentum']
 const CHANNELS = [128, 256, 728, 1024, 2048]
 
 /** Builds the separable stack. @throws ERR_ARGUMENT for unknown options and values out of range. */

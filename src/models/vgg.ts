@@ -6,6 +6,7 @@
 import { type Layer, layer } from '../nn/layer.js'
 import { batchNorm, conv2d, dense, dropout, maxPool2d, relu } from '../nn/layers.js'
 import { reshape } from '../ops/index.js'
+import { CAFFE_PREPROCESSING, vggNames } from './baselineNames.js'
 import { BASELINE_OPTIONS, type BaselineOptions, named, resolveBaseline, torchvisionPreprocessing } from './common.js'
 import { type Network, registerModel } from './registry.js'
 
@@ -66,5 +67,8 @@ registerModel({
   head: 'classifier.6',
   description: 'VGG-16 (Simonyan and Zisserman 2015), 138,357,544 parameters at 1000 classes',
   options: [...BASELINE_OPTIONS, ...OWN],
+  layerNames: (options) => vggNames(options),
+  detect: (has) => (has('features.1.running_mean') ? { batchNorm: true } : {}),
+  sources: { torchvision: {}, keras: { preprocessing: CAFFE_PREPROCESSING } },
   build: (options) => buildVgg16(options as VggOptions),
 })

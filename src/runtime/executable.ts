@@ -215,7 +215,8 @@ export class Executable {
   }
 
   /** Inputs and outputs of each repetition. */
-  #parts(inputs: readonly Binding[], outputs: readonly Tensor[]): (readonly [Binding[], Binding[]])[] {
+  #parts(inputs: readonly Binding[], outputs: readonly Tensor[]): (readonly [readonly Binding[], readonly Binding[]])[] {
+    if (this.repeat === 1) return [[inputs, outputs.map((output) => output.binding)]]
     const { buffers, ...program } = this.program
     const part = (bindings: readonly Binding[], indices: readonly number[], at: number): Binding[] =>
       bindings.map(({ memory, offset }, i) => ({ memory, offset: offset + at * buffers[indices[i]!]!.bytes }))

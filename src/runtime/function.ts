@@ -336,22 +336,20 @@ function trainStep(fn: (batch: never) => Structure, options: CompileOptions & Pa
     if (options.average) updateWeightAverage(graph, due, decay, options.average, [...updated, ...runningValues(graph, context)])
     return { ...outputs, loss, finite: flag }
   })
+  const scalars = new StepScalars(() => specializer.executor)
   let samples = 0
   let runs = 0
   const inputs = (batch: unknown, step: StepOptions) => {
-    const { executor } = specializer
     const count = flatten(batch, isTensorLeaf)[0]?.leaf.shape[0] ?? 1
     const sample = step.sample ?? samples
     samples = sample + count
-    const scalar = (x: number) => upload(executor, { shape: [], dtype: 'float32' }, Float32Array.of(x))
-    const words = Int32Array.of(sample | 0, Math.floor(sample / 2 ** 32))
     const at = step.part ?? runs++ % partCount
     return {
       user: batch,
-      rate: scalar(step.rate ?? optimizer.rate),
-      decay: scalar(step.decay ?? 0.999),
-      sample: upload(executor, { shape: [2], dtype: 'int32' }, words),
-      ...(partCount > 1 && { part: scalar(at / (at + 1)), apply: scalar(at === partCount - 1 ? 1 : 0) }),
+      rate: scalars.set('rate', step.rate ?? optimizer.rate),
+      decay: scalars.set('decay', step.decay ?? 0.999),
+      sample: scalars.set('sample', sample | 0, Math.floor(sample / 2 ** 32)),
+      ...(partCount > 1 && { part: scalars.set('part', at / (at + 1)), apply: scalars.set('apply', at === partCount - 1 ? 1 : 0) }),
     }
   }
   return {
@@ -365,21 +363,47 @@ function trainStep(fn: (batch: never) => Structure, options: CompileOptions & Pa
           throw new SepconvError('ERR_ARGUMENT', `step.run: ${name} must be a finite number, got ${value}`, { subject: name, given: value })
       const args = inputs(batch, step)
       const executable = specializer.specialize([args])
-      try {
-        const outputs = await executable.run(
-          flatten([args], isTensorLeaf).map(({ leaf }) => leaf),
-          step,
-        )
-        return specializer.structure(executable, outputs) as { loss: Tensor; finite: Tensor }
-      } finally {
-        for (const tensor of [args.rate, args.decay, args.sample, args.part, args.apply]) tensor?.dispose()
-      }
+      const leaves = flatten([args], isTensorLeaf).map(({ leaf }) => leaf)
+      return specializer.structure(executable, await executable.run(leaves, step)) as { loss: Tensor; finite: Tensor }
     },
     executable: (batch) => specializer.specialize([inputs(batch, { sample: 0, part: 0 })]),
     dispose() {
       specializer.cache.clear()
+      scalars.dispose()
       for (const mean of means.values()) releaseState(mean)
     },
+  }
+}
+
+/**
+ * What changes from step to step, in tensors that every run reads: a write is ordered after the runs before it and before those to
+ * come. Made anew for each run they would cost a third of a small step's JavaScript.
+ */
+class StepScalars {
+  readonly #tensors = new Map<string, { readonly tensor: Tensor; readonly data: Float32Array | Int32Array; readonly bytes: Uint8Array }>()
+
+  constructor(private readonly executor: () => Executor) {}
+
+  /** A scalar, float32; with `high` a counter's two words, int32. */
+  set(name: string, value: number, high?: number): Tensor {
+    let entry = this.#tensors.get(name)
+    if (!entry || entry.tensor.disposed) {
+      const data = high === undefined ? new Float32Array(1) : new Int32Array(2)
+      const type: TensorType = high === undefined ? { shape: [], dtype: 'float32' } : { shape: [2], dtype: 'int32' }
+      entry = { tensor: upload(this.executor(), type, data), data, bytes: new Uint8Array(data.buffer) }
+      this.#tensors.set(name, entry)
+    }
+    const { tensor, data, bytes } = entry
+    data[0] = value
+    if (high !== undefined) data[1] = high
+    const { memory, offset } = tensor.binding
+    memory.executor.write(memory, offset, bytes)
+    return tensor
+  }
+
+  dispose(): void {
+    for (const { tensor } of this.#tensors.values()) tensor.dispose()
+    this.#tensors.clear()
   }
 }
 

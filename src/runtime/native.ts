@@ -51,8 +51,8 @@ export interface NativeExecutor {
   buffer(memory: NativeMemory): ArrayBuffer
   write(memory: NativeMemory, offset: number, bytes: Uint8Array): void
   read(memory: NativeMemory, offset: number, bytes: Uint8Array): void
-  /** `bytes` must not be transferred before the promise is settled. */
-  readAsync(memory: NativeMemory, offset: number, bytes: Uint8Array): Promise<boolean>
+  /** Nothing where a few bytes could be copied at once; else `bytes` must not be transferred before the promise is settled. */
+  readAsync(memory: NativeMemory, offset: number, bytes: Uint8Array): Promise<boolean> | undefined
   workspaceBytes(kernel: string, inputs: readonly unknown[], outputs: readonly unknown[], attributes: object): number
   load(program: object): NativeProgram
   memory(): { allocated: number; peak: number; arena: number }

@@ -22,6 +22,8 @@ export type RowLabels = Int32Array | readonly (number | readonly number[])[]
 export class BatchMaker {
   /** Targets are float32 [n, classes] where one class index per row is not enough, else int32 [n]. */
   readonly #dense: boolean
+  /** Written anew for each step: a write is ordered after the runs before it. */
+  #inputs: StepInputs | undefined
 
   constructor(
     private readonly model: Model,
@@ -42,7 +44,7 @@ export class BatchMaker {
     return Array.from(labels, (label, row) => this.samples[indices[row]!]?.labels ?? label)
   }
 
-  /** The parts of a batch; the caller disposes them. */
+  /** The parts of a batch, one after another in the same two tensors. */
   *parts({ images, labels, indices, start }: Batch): Generator<StepInputs, void, void> {
     const { size, batch, mix, seed, accumulate } = this.settings
     const { classes, inputChannels } = this.model.network
@@ -61,33 +63,40 @@ export class BatchMaker {
       }
     }
     const [pixels, width] = [size * size * inputChannels, targets.length / batch]
-    for (let part = 0; part < accumulate; part++)
-      yield {
-        images: this.#images(images.subarray(part * rows * pixels, (part + 1) * rows * pixels)),
-        labels: this.#labels(targets.subarray(part * rows * width, (part + 1) * rows * width)),
-      }
-  }
-
-  /** Inputs of zeros, for compiling. */
-  blank(): StepInputs {
-    const { size } = this.settings
-    const { classes, inputChannels } = this.model.network
-    return {
-      images: this.#images(new Uint8Array(this.rows * size * size * inputChannels)),
-      labels: this.#labels(this.#dense ? new Float32Array(this.rows * classes) : new Int32Array(this.rows)),
+    const inputs = this.inputs
+    for (let part = 0; part < accumulate; part++) {
+      write(inputs.images, images.subarray(part * rows * pixels, (part + 1) * rows * pixels))
+      write(inputs.labels, targets.subarray(part * rows * width, (part + 1) * rows * width))
+      yield inputs
     }
   }
 
-  #images(data: Uint8Array): Tensor {
+  /** The tensors that each step reads; before the first one their content is zero. */
+  get inputs(): StepInputs {
+    if (this.#inputs) return this.#inputs
+    const { rows } = this
     const { size } = this.settings
-    return upload(this.model.executor, { shape: [this.rows, size, size, this.model.network.inputChannels], dtype: 'uint8' }, data)
+    const { executor } = this.model
+    const { classes, inputChannels } = this.model.network
+    const images = new Uint8Array(rows * size * size * inputChannels)
+    this.#inputs = {
+      images: upload(executor, { shape: [rows, size, size, inputChannels], dtype: 'uint8' }, images),
+      labels: this.#dense
+        ? upload(executor, { shape: [rows, classes], dtype: 'float32' }, new Float32Array(rows * classes))
+        : upload(executor, { shape: [rows], dtype: 'int32' }, new Int32Array(rows)),
+    }
+    return this.#inputs
   }
 
-  #labels(data: Int32Array | Float32Array): Tensor {
-    return data instanceof Int32Array
-      ? upload(this.model.executor, { shape: [this.rows], dtype: 'int32' }, data)
-      : upload(this.model.executor, { shape: [this.rows, this.model.network.classes], dtype: 'float32' }, data)
+  dispose(): void {
+    this.#inputs?.images.dispose()
+    this.#inputs?.labels.dispose()
   }
+}
+
+function write(tensor: Tensor, data: Uint8Array | Int32Array | Float32Array): void {
+  const { memory, offset } = tensor.binding
+  memory.executor.write(memory, offset, new Uint8Array(data.buffer, data.byteOffset, data.byteLength))
 }
 
 /** The traced loss of a batch, auxiliary towers included: a scalar. */

@@ -82,7 +82,7 @@ const CHECKPOINT_SECONDS = 60
 /**
  * Trains a classifier.
  * @returns events, in order: `start`; `step` after each step; after each epoch `evaluating`, `epoch` and `checkpoint`; at the
- *   end `done`, or `stopped` when the signal fired.
+ *   end `done`, or `stopped` when the signal fired. The model then holds the averaged weights, which is what was evaluated.
  * @throws ERR_DIVERGED when the loss or a gradient is not finite (weights and checkpoints stay as they were before that step);
  *   ERR_BUSY when another process trains in `out`; ERR_DATA, ERR_FILE, ERR_ARGUMENT, ERR_DEVICE, ERR_MEMORY.
  * @example for await (const event of fit({ model, data: await imageFolder('photos') })) if (event.type === 'epoch') console.log(event)
@@ -284,11 +284,13 @@ class Run {
         if (this.#stopping && step + 1 < steps) return yield* this.#stop(stepsPerEpoch)
       }
     const { step, best } = this.#state
+    await this.#adoptAverage()
     yield* this.#emit({ type: 'done', epoch: Math.ceil(step / stepsPerEpoch), step, best, early, out: out ?? null })
   }
 
   async dispose(): Promise<void> {
     this.#step.dispose()
+    this.#batches.dispose()
     this.#finite.dispose()
     this.#evaluator?.dispose()
     this.#freezing.restore()
@@ -320,15 +322,18 @@ class Run {
 
   /** Compiles the step, which creates velocities and averages; averages start as the weights themselves. */
   async #prepare(): Promise<void> {
-    const { images, labels } = this.#batches.blank()
-    this.#step.executable({ images, labels })
-    images.dispose()
-    labels.dispose()
+    this.#step.executable({ ...this.#batches.inputs })
     for (const [source, average] of this.#average?.entries() ?? []) {
       if (this.#started.has(average)) continue
       this.#started.add(average)
       writeState(average, await readState(source), this.options.model.executor)
     }
+  }
+
+  /** Leaves the model with the weights that were evaluated; the run's own are in its last checkpoint. */
+  async #adoptAverage(): Promise<void> {
+    for (const [source, average] of this.#average?.entries() ?? [])
+      writeState(source, await readState(average), this.options.model.executor)
   }
 
   /** One update; returns the mean loss of the batch. */
@@ -344,7 +349,7 @@ class Run {
       const read = await Promise.all([loss.data(), finite.data(), logits.data()])
       const [value, flag] = [read[0][0]!, read[1][0]!]
       correct += countTop1(read[2] as Float32Array, accumulate === 1 ? known : known.slice(part * rows, (part + 1) * rows))
-      for (const tensor of [inputs.images, inputs.labels, loss, logits, finite]) tensor.dispose()
+      for (const tensor of [loss, logits, finite]) tensor.dispose()
       if (flag === 0)
         throw this.#diverged(this.#state.step + 1, Number.isFinite(value) ? 'a gradient is not finite' : `the loss is ${value}`, value)
       total += value / accumulate
@@ -405,6 +410,7 @@ class Run {
   async *#stop(stepsPerEpoch: number): AsyncGenerator<FitEvent, void, undefined> {
     yield* this.#save()
     const { step } = this.#state
+    await this.#adoptAverage()
     yield* this.#emit({ type: 'stopped', epoch: Math.floor(step / stepsPerEpoch) + 1, step, out: this.options.out ?? null })
   }
 

@@ -6,15 +6,23 @@
 import { elements, type Shape } from '../graph/types.js'
 
 /**
- * `timm`: also Cadene, tstandley and lucid 3. `lucid`: lucid 1 and 2. `keras`: `.h5` of Keras 2 and 3; `keras1`: the published
+ * `timm`: also Cadene, tstandley and lucid 3. `lucid`: lucid 1 and 2. `torchvision`: the baselines. `keras`: `.h5` of Keras 2 and 3; `keras1`: the published
  * Xception files; `keras3`: `.weights.h5` and `.keras`, whose layers are known by class and number alone.
  */
-export type Convention = 'timm' | 'lucid' | 'keras' | 'keras1' | 'keras3'
+export type Convention = 'timm' | 'lucid' | 'torchvision' | 'keras' | 'keras1' | 'keras3'
 
 /** A layer with weights under its names; a convention that has none for it is left out. */
 export interface LayerNames extends Partial<Readonly<Record<Convention, string>>> {
   readonly own: string
   readonly kind: 'conv' | 'separable' | 'depthwise' | 'pointwise' | 'batchNorm' | 'dense'
+  /** Of the model's head, which a new task replaces. Default: whether it is dense. */
+  readonly head?: boolean
+  /** No batch norm follows, so a file without its bias does not fit. Default false: a missing bias is zero. */
+  readonly needsBias?: boolean
+  /** The filter that sees the picture, whose channels Keras has the other way round. */
+  readonly bgr?: boolean
+  /** Height and width of the map whose features a dense layer takes in a row: channels last in ours and Keras', first in PyTorch's. */
+  readonly flattened?: readonly [number, number]
 }
 
 /** A variable of ours and the tensor that holds it in a file. */
@@ -27,6 +35,8 @@ export interface NamedTensor {
   readonly head: boolean
   /** Zero where a file does not have it: biases that batch norm follows. */
   readonly optional: boolean
+  /** How its elements stand there, beyond the convention's own order. */
+  readonly order?: { readonly bgr?: boolean; readonly flattened?: readonly [number, number] }
 }
 
 const KERAS = {
@@ -56,12 +66,13 @@ const pytorch = (depthwise: string) =>
 const PARTS: Readonly<Record<Convention, Readonly<Record<LayerNames['kind'], Readonly<Record<string, string>>>>>> = {
   timm: pytorch('conv1'),
   lucid: pytorch('depthwise'),
+  torchvision: pytorch('depthwise'),
   keras: KERAS,
   keras1: KERAS,
   keras3: KERAS,
 }
 
-export const isPytorch = (convention: Convention): boolean => convention === 'timm' || convention === 'lucid'
+export const isPytorch = (convention: Convention): boolean => ['timm', 'lucid', 'torchvision'].includes(convention)
 const separator = (convention: Convention): string => (isPytorch(convention) ? '.' : '/')
 const OPTIONAL = new Set(['depthwiseBias', 'bias'])
 
@@ -73,8 +84,10 @@ export function namedTensors(rows: readonly LayerNames[], convention: Convention
     return Object.entries(PARTS[convention][row.kind]).map(([variable, part]) => ({
       own: `${row.own}.${variable}`,
       name: `${name}${separator(convention)}${part}`,
-      head: row.kind === 'dense',
-      optional: row.kind !== 'dense' && OPTIONAL.has(variable),
+      head: row.head ?? row.kind === 'dense',
+      optional: row.kind !== 'dense' && !row.needsBias && OPTIONAL.has(variable),
+      ...(row.bgr && variable === 'filter' && !isPytorch(convention) && { order: { bgr: true } }),
+      ...(row.flattened && variable === 'weight' && isPytorch(convention) && { order: { flattened: row.flattened } }),
     }))
   })
 }
@@ -83,7 +96,8 @@ export function namedTensors(rows: readonly LayerNames[], convention: Convention
 export const HEAD_ALIASES: Readonly<Record<Convention, readonly string[]>> = {
   timm: ['fc', 'last_linear', 'classifier.1', 'classifier', 'head.fc', 'head'],
   lucid: ['fc', 'last_linear', 'classifier.1', 'classifier'],
-  keras: ['predictions', 'dense#0'],
+  torchvision: ['fc', 'classifier.6', 'last_linear'],
+  keras: ['predictions', 'probs', 'dense#0'],
   keras1: ['dense#0', 'predictions'],
   keras3: ['dense#0'],
 }
@@ -121,6 +135,45 @@ export function fromPytorch(variable: string, shape: Shape, source: Float32Array
 export function toPytorch(variable: string, shape: Shape, source: Float32Array): Float32Array {
   const sizes = axes(variable, shape)
   return sizes ? reversed(source, ...sizes) : source
+}
+
+/** A file's order of elements into ours. */
+export function decode({ own, order }: NamedTensor, convention: Convention, shape: Shape, source: Float32Array): Float32Array {
+  if (order?.bgr) return channelsReversed(shape, source)
+  if (!isPytorch(convention)) return source
+  const ours = fromPytorch(own, shape, source)
+  return order?.flattened ? rowsReordered(ours, shape, order.flattened, 'last') : ours
+}
+
+/** Our order of elements into a file's. */
+export function encode({ own, order }: NamedTensor, convention: Convention, shape: Shape, source: Float32Array): Float32Array {
+  if (order?.bgr) return channelsReversed(shape, source)
+  if (!isPytorch(convention)) return source
+  return toPytorch(own, shape, order?.flattened ? rowsReordered(source, shape, order.flattened, 'first') : source)
+}
+
+/** A filter [h, w, in, out] with its input channels the other way round. */
+function channelsReversed([, , channelsIn = 1, channelsOut = 1]: Shape, source: Float32Array): Float32Array {
+  const target = new Float32Array(source.length)
+  for (let at = 0; at < source.length; at += channelsOut) {
+    const channel = (at / channelsOut) % channelsIn
+    target.set(source.subarray(at, at + channelsOut), at + (channelsIn - 1 - 2 * channel) * channelsOut)
+  }
+  return target
+}
+
+/** Rows of a dense weight [h · w · c, out] from channels first to channels last, or back. */
+function rowsReordered(source: Float32Array, [rows, out]: Shape, [height, width]: readonly [number, number], channels: 'first' | 'last') {
+  const pixels = height * width
+  const count = rows! / pixels
+  const target = new Float32Array(source.length)
+  for (let pixel = 0; pixel < pixels; pixel++)
+    for (let c = 0; c < count; c++) {
+      const [first, last] = [c * pixels + pixel, pixel * count + c]
+      const [from, to] = channels === 'last' ? [first, last] : [last, first]
+      target.set(source.subarray(from * out!, (from + 1) * out!), to * out!)
+    }
+  return target
 }
 
 const TILE = 32

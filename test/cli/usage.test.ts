@@ -35,6 +35,9 @@ describe('help', () => {
 
 describe('wrong calls end with status 2 and say what is meant', () => {
   test.each([
+    [['experiment', 'fig99'], /there is no experiment 'fig99'/],
+    [['experiment', 'fig9', '--scale', 'huge'], /huge/],
+    [['experiment', 'fig9', '--scale', 'full'], /needs pictures[\s\S]*--data/],
     [['summry'], /unknown command 'summry'[\s\S]*Did you mean summary/],
     [['summary', 'xception', '--widht', '2'], /unknown option '--widht'[\s\S]*Did you mean --width/],
     [['summary'], /missing required argument 'name'/],

@@ -7,6 +7,7 @@ import {
   compile,
   dataset,
   type Dataset,
+  evaluate,
   fit,
   type FitEvent,
   type FitOptions,
@@ -131,6 +132,23 @@ describe('fit', () => {
     })
     expect([existsSync(join(out, 'last.safetensors')), existsSync(join(out, 'best.safetensors'))]).toEqual([false, false])
   }, 120_000)
+
+  it.each(['done', 'stopped'] as const)('%s: the model holds the averaged weights that were evaluated', async (end) => {
+    const model = small()
+    const stop = new AbortController()
+    let scores: unknown
+    let last = ''
+    // The first epoch only, then an abort, or the end of the run.
+    for await (const event of fit({ model, data, epochs: end === 'done' ? 1 : 2, batch: 8, size: 71, signal: stop.signal })) {
+      if (event.type === 'epoch') scores = event.validation
+      if (event.type === 'epoch' && end === 'stopped') stop.abort()
+      last = event.type
+    }
+    expect(last).toBe(end)
+    const { images, top1, top5, loss } = await evaluate(model, data.validation)
+    expect({ images, top1, top5, loss }).toEqual(scores)
+    model.dispose()
+  })
 
   it('dropout follows the seed: other runs, other masks', async () => {
     const model = () => xception({ classes: 8, inputSize: 71, width: 0.04, middleRepeats: 1, dropout: 0.5 })

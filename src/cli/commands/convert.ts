@@ -9,7 +9,7 @@ import { downloaded } from '../weights.js'
 interface Settings {
   model?: string
   format?: 'safetensors' | 'keras' | 'onnx'
-  names?: 'own' | 'timm'
+  names?: 'own' | 'timm' | 'torchvision'
   fold: boolean
   json?: boolean
 }
@@ -24,7 +24,11 @@ export const convertCommand = (): Command =>
     .argument('<out>', 'model.safetensors, model.h5 or model.onnx')
     .option('--model <name>', 'the architecture (default: what the weights say)')
     .option('--format <format>', 'safetensors, keras or onnx (default: by the name)', oneOf('safetensors', 'keras', 'onnx'))
-    .option('--names <names>', "of safetensors: own, or timm for PyTorch's ports (default: own)", oneOf('own', 'timm'))
+    .option(
+      '--names <names>',
+      "of safetensors: own; timm for PyTorch's Xceptions; torchvision for the baselines (default: own)",
+      oneOf('own', 'timm', 'torchvision'),
+    )
     .option('--no-fold', 'of ONNX: keep batch norms as nodes of their own')
     .addOption(jsonOption())
     .addHelpText(
