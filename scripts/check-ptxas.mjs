@@ -16,8 +16,6 @@ const exact = 'exact float32 products; two blocks per multiprocessor leave 128 r
 export const ALLOWED = [
   { kernel: 'gemmSimt<Tile<128, 128, 8, 8, 8, 2>', architecture: 'sm_100', bytes: 32, reason: exact },
   { kernel: 'gemmSimt<Tile<128, 128, 8, 8, 8, 2>', architecture: 'sm_120', bytes: 32, reason: exact },
-  { kernel: 'depthwiseTiled<5, 1, 4>', architecture: 'sm_100', bytes: 8, reason: 'two registers, outside the loop over taps' },
-  { kernel: 'depthwiseTiled<5, 1, 4>', architecture: 'sm_120', bytes: 8, reason: 'two registers, outside the loop over taps' },
 ]
 
 const root = dirname(dirname(fileURLToPath(import.meta.url)))

@@ -52,6 +52,7 @@ class ProgramWrapper : public Napi::ObjectWrap<ProgramWrapper> {
   Napi::Value run(const Napi::CallbackInfo& info);
   void runSync(const Napi::CallbackInfo& info);
   Napi::Value profile(const Napi::CallbackInfo& info);
+  Napi::Value elapsed(const Napi::CallbackInfo& info);
   void abort(const Napi::CallbackInfo& info);
   void dispose(const Napi::CallbackInfo& info);
 

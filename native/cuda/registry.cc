@@ -1,6 +1,7 @@
 // The ops that the CUDA executor has, by name.
 #include "kernel.h"
 #include "problem.h"
+#include "vendor/vendor.h"
 
 namespace sepconv::cuda {
 
@@ -40,6 +41,8 @@ const Registry& kernels() {
     registerShapeKernels(all);
     registerStatisticsKernels(all);
     registerUpdateKernels(all);
+    registerCublasLt(all);
+    registerCudnn(all);
     return all;
   }();
   return registry;

@@ -69,6 +69,8 @@ Napi::Value takeAccounts(const Napi::CallbackInfo& info) {
   return all;
 }
 
+Napi::Value cudaLibrariesOf(const Napi::CallbackInfo& info) { return fromLibraries(info.Env(), cudaLibraries()); }
+
 Napi::Object initialise(Napi::Env env, Napi::Object exports) {
   auto* classes = new Classes;
   classes->executor = Napi::Persistent(ExecutorWrapper::define(env));
@@ -77,6 +79,7 @@ Napi::Object initialise(Napi::Env env, Napi::Object exports) {
   env.SetInstanceData(classes);
   exports.Set("version", SEPCONV_VERSION);
   exports.Set("executors", Napi::Function::New(env, executors, "executors"));
+  exports.Set("cudaLibraries", Napi::Function::New(env, cudaLibrariesOf, "cudaLibraries"));
   exports.Set("openExecutor", Napi::Function::New(env, openExecutor, "openExecutor"));
   exports.Set("describeKernel", Napi::Function::New(env, describeKernel, "describeKernel"));
   exports.Set("takeAccounts", Napi::Function::New(env, takeAccounts, "takeAccounts"));

@@ -113,6 +113,8 @@ class LoadedProgram {
   virtual bool execute(const Run& run) = 0;
   // One more run; nanoseconds per call.
   virtual std::vector<double> profile(const Run& run) = 0;
+  // One more run as execute() does it; nanoseconds of the device's clock from its first to its last call.
+  virtual double elapsed(const Run& run);
 
  protected:
   ProgramDescription description_;
@@ -155,5 +157,12 @@ std::unique_ptr<Executor> openExecutor(const ExecutorOptions& options);  // thro
 // Every CUDA device, or one entry that says why there is none. Makes no CUDA call before it is asked.
 std::vector<ExecutorInfo> cudaExecutors();
 std::unique_ptr<Executor> openCuda(int index);  // throws ERR_DEVICE
+
+// NVIDIA's libraries that benchmarks can measure beside the CUDA kernels: 'cublasLt', 'cudnn'.
+struct LibraryVersion {
+  std::string name, version;  // empty version: not found
+  std::string reason;         // why not
+};
+std::vector<LibraryVersion> cudaLibraries();
 
 }  // namespace sepconv

@@ -1,7 +1,8 @@
 /**
  * `sepconv bench kernels`: each separable layer as regular 3 × 3 convolution, depthwise alone, pointwise alone, the unfused pair and
  * the fused kernel; forward, data gradient and filter gradient. Every kernel is compared with the reference before it is timed.
- * Weights are packed once, as in a model; what is timed is the kernels' own calls.
+ * On a host, weights are packed once, as in a model; what is timed is the kernels' own calls. On a GPU every precision is measured, and
+ * NVIDIA's libraries where they are found, as deviceKernels.ts says.
  */
 
 import { SepconvError } from '../errors.js'
@@ -15,12 +16,15 @@ import { conv2d, depthwiseConv2d, pointwiseConv2d, separableConv2d } from '../op
 import { type DeviceName, openDevice } from '../runtime/device.js'
 import { Executable } from '../runtime/executable.js'
 import type { Executor } from '../runtime/executor.js'
-import { NativeCpuExecutor } from '../runtime/executors/native.js'
+import { NativeCpuExecutor, NativeDeviceExecutor } from '../runtime/executors/native.js'
+import { loadNative } from '../runtime/native.js'
 import { releaseState, writeState } from '../runtime/state.js'
 import { type Tensor, upload } from '../runtime/tensor.js'
 import { relativeError } from '../runtime/verify.js'
+import { DeviceKernel, type Library } from './deviceKernels.js'
+import type { Precision } from './devicePeaks.js'
 import { type Layer, XCEPTION_LAYERS } from './layers.js'
-import { type Origin, origin, Roofline, round } from './machine.js'
+import { type GpuState, gpuState, type Origin, origin, Roofline, round } from './machine.js'
 import { compareSamples, type KernelOp, makeOperands, type Operands, type Pass } from './operands.js'
 import { type SamplingOptions, sampleRounds } from './sampling.js'
 
@@ -29,7 +33,9 @@ export interface KernelResult {
   readonly layer: string
   readonly pass: Pass
   readonly device: string
-  readonly precision: 'float32'
+  readonly precision: Precision
+  /** `sepconv`, or whose kernel was measured beside ours. */
+  readonly library: Library
   readonly batch: number
   readonly threads: number
   /** Median. */
@@ -48,7 +54,22 @@ export interface KernelReport extends Origin {
   readonly roofline: Roofline | null
   readonly results: readonly KernelResult[]
   /** Kernels whose results disagree with the reference; they are not timed. */
-  readonly wrong: readonly { readonly op: KernelOp; readonly layer: string; readonly pass: Pass; readonly maxError: number }[]
+  readonly wrong: readonly (KernelName & { readonly maxError: number })[]
+  /** On a GPU: as its driver described it at the end. */
+  readonly gpu?: GpuState | null
+  /** On a GPU: NVIDIA's libraries, with the version or the reason why it was not measured. */
+  readonly libraries?: readonly { readonly name: string; readonly version?: string; readonly reason?: string }[]
+  /** Kernels of a library that is there, but does not take the layer. */
+  readonly refused?: readonly (KernelName & { readonly reason: string })[]
+}
+
+/** Which kernel a row is about. */
+export interface KernelName {
+  readonly op: KernelOp
+  readonly layer: string
+  readonly pass: Pass
+  readonly precision: Precision
+  readonly library: Library
 }
 
 export interface KernelBenchOptions extends SamplingOptions {
@@ -58,6 +79,8 @@ export interface KernelBenchOptions extends SamplingOptions {
   /** Default `['forward']`. */
   readonly passes?: readonly Pass[]
   readonly device?: DeviceName
+  /** Default: all three on a GPU; `float32` is the only one elsewhere. */
+  readonly precisions?: readonly Precision[]
   /** Default 1. */
   readonly batch?: number
   /** Default: the device's own. */
@@ -71,47 +94,110 @@ export const PASSES: readonly Pass[] = ['forward', 'data', 'filter']
 /** Of float32 sums in another order than the reference's. */
 const TOLERANCE = 1e-4
 
+/** @throws ERR_ARGUMENT for precisions that the device does not have. */
 export async function benchKernels(options: KernelBenchOptions = {}): Promise<KernelReport> {
   const { layers = XCEPTION_LAYERS, ops = KERNEL_OPS, passes = ['forward'], batch = 1 } = options
   const executor = openDevice(options.device)
   const { isa, threads } = useThreads(executor, options.threads)
+  const gpu = executor instanceof NativeDeviceExecutor && executor.target.name === 'cuda' ? executor : undefined
+  const precisions = options.precisions ?? (gpu ? PRECISIONS : ['float32'])
+  if (!gpu && precisions.some((precision) => precision !== 'float32'))
+    throw new SepconvError('ERR_ARGUMENT', `device '${executor.name}' is measured in float32 only`, {
+      subject: 'precisions',
+      expected: ['float32'],
+      given: precisions,
+    })
   const roofline = Roofline.measure(executor, isa, threads)
+  const libraries = gpu && (loadNative().addon?.cudaLibraries() ?? [])
   const results: KernelResult[] = []
   const wrong: KernelReport['wrong'][number][] = []
+  const refused: NonNullable<KernelReport['refused']>[number][] = []
   const total = layers.length * passes.length
   let done = 0
   for (const layer of layers) {
     const operands = makeOperands(layer, batch)
     for (const pass of passes) {
       options.onProgress?.({ done: done++, total, layer: layer.name })
-      const kernels = ops.filter((op) => pass === 'forward' || op !== 'fused').map((op) => new LayerKernel(executor, op, pass, operands))
+      const wanted = ops.filter((op) => pass === 'forward' || op !== 'fused')
+      const candidates: Candidate[] = []
       try {
-        const errors = new Map(kernels.map((kernel) => [kernel, kernel.verify(operands)]))
-        const right = kernels.filter((kernel) => errors.get(kernel)! <= TOLERANCE)
-        for (const kernel of kernels)
-          if (!right.includes(kernel)) wrong.push({ op: kernel.op, layer: layer.name, pass, maxError: errors.get(kernel)! })
+        if (gpu) {
+          const found = (libraries ?? []).filter(({ version }) => version !== undefined).map(({ name }) => name)
+          const owners: Library[] = ['sepconv', ...LIBRARIES.filter((library) => library.split('+').every((name) => found.includes(name)))]
+          for (const op of wanted)
+            for (const precision of precisions)
+              for (const library of owners) {
+                const name: KernelName = { op, layer: layer.name, pass, precision, library }
+                try {
+                  const kernel = DeviceKernel.make(gpu, { op, pass, precision, library, operands })
+                  if (kernel) candidates.push(new Candidate(name, kernel, () => kernel.verify(), kernel.footprint))
+                } catch (error) {
+                  if (library === 'sepconv') throw error
+                  refused.push({ ...name, reason: (error as Error).message })
+                }
+              }
+        } else
+          for (const op of wanted) {
+            const kernel = new LayerKernel(executor, op, pass, operands)
+            const name: KernelName = { op, layer: layer.name, pass, precision: 'float32', library: 'sepconv' }
+            const verify = () => {
+              const maxError = kernel.verify(operands)
+              return { maxError, right: maxError <= TOLERANCE }
+            }
+            candidates.push(new Candidate(name, kernel, verify))
+          }
+        for (const candidate of candidates) candidate.check()
+        for (const { name, maxError, right } of candidates) if (!right) wrong.push({ ...name, maxError })
+        const timed = candidates.filter(({ right }) => right)
         const timings = await sampleRounds(
-          right.map((kernel) => ({ name: kernel.op, run: () => kernel.run() })),
+          timed.map(({ key, kernel }) => ({ name: key, run: () => kernel.run() })),
           options,
         )
-        for (const kernel of right) {
-          const { ms, samples } = timings.get(kernel.op)!
-          const parts = costs(kernel.op, pass, layer, batch)
+        for (const { name, key, maxError, footprint } of timed) {
+          const { ms, samples } = timings.get(key)!
+          const parts = costs(name.op, pass, layer, batch, name.precision === 'bfloat16' ? 2 : 4)
           const [flops, bytes] = [parts.reduce((sum, part) => sum + part.flops, 0), parts.reduce((sum, part) => sum + part.bytes, 0)]
-          const floor = roofline && parts.reduce((sum, part) => sum + roofline.floor(part.flops, part.bytes), 0)
+          // Depthwise convolutions run on the SIMT units, whatever the products do.
+          const unit = (part: Cost): Precision => (part.simt ? 'float32' : name.precision)
+          const floor = roofline && parts.reduce((sum, part) => sum + roofline.floor(part.flops, part.bytes, unit(part), footprint), 0)
           results.push({
-            ...{ op: kernel.op, layer: layer.name, pass, device: executor.name, precision: 'float32', batch, threads },
-            ...{ ms: round(ms), gflops: round(flops / ms / 1e6), gbps: round(bytes / ms / 1e6) },
-            ...{ rooflineShare: floor === null ? null : round(floor / ms), maxError: round(errors.get(kernel)!), samples },
+            ...{ op: name.op, layer: layer.name, pass, device: executor.name, precision: name.precision, library: name.library },
+            ...{ batch, threads, ms: round(ms), gflops: round(flops / ms / 1e6), gbps: round(bytes / ms / 1e6) },
+            ...{ rooflineShare: floor === null ? null : round(floor / ms), maxError: round(maxError), samples },
           })
         }
       } finally {
-        for (const kernel of kernels) kernel.dispose()
+        for (const { kernel } of candidates) kernel.dispose()
       }
     }
   }
   options.onProgress?.({ done: total, total, layer: '' })
-  return { ...origin(isa), roofline, results, wrong }
+  const device = gpu && { gpu: gpuState(Number(gpu.name.split(':')[1] ?? 0)), libraries, refused }
+  return { ...origin(isa), ...device, roofline, results, wrong }
+}
+
+const PRECISIONS: readonly Precision[] = ['float32', 'tf32', 'bfloat16']
+const LIBRARIES: readonly Library[] = ['cudnn', 'cublasLt', 'cudnn+cublasLt']
+
+/** A kernel among those that take turns. */
+class Candidate {
+  maxError = Number.NaN
+  right = false
+
+  constructor(
+    readonly name: KernelName,
+    readonly kernel: { run(): number; dispose(): void },
+    private readonly verify: () => { maxError: number; right: boolean },
+    readonly footprint?: number,
+  ) {}
+
+  get key(): string {
+    return `${this.name.op} ${this.name.precision} ${this.name.library}`
+  }
+
+  check(): void {
+    Object.assign(this, this.verify())
+  }
 }
 
 /** Sets the number of threads of a device that has them. @returns what it computes with. */
@@ -133,16 +219,18 @@ interface Cost {
   readonly flops: number
   /** Operands and results, each moved once. */
   readonly bytes: number
+  /** Computed on the SIMT units whatever the precision of products. */
+  readonly simt?: boolean
 }
 
 /** Arithmetic and least traffic of a kernel; of an unfused pair, of both halves. */
-export function costs(op: KernelOp, pass: Pass, { cin, cout, size }: Layer, batch: number): Cost[] {
+export function costs(op: KernelOp, pass: Pass, { cin, cout, size }: Layer, batch: number, bytesPerElement = 4): Cost[] {
   const pixels = batch * size * size
-  const depthwise: Cost = { flops: 2 * 9 * pixels * cin, bytes: 4 * (2 * pixels * cin + 9 * cin) }
-  const pointwise: Cost = { flops: 2 * pixels * cin * cout, bytes: 4 * (pixels * (cin + cout) + cin * cout) }
+  const depthwise: Cost = { flops: 2 * 9 * pixels * cin, bytes: bytesPerElement * (2 * pixels * cin + 9 * cin), simt: true }
+  const pointwise: Cost = { flops: 2 * pixels * cin * cout, bytes: bytesPerElement * (pixels * (cin + cout) + cin * cout) }
   switch (op) {
     case 'regular':
-      return [{ flops: 9 * pointwise.flops, bytes: 4 * (pixels * (cin + cout) + 9 * cin * cout) }]
+      return [{ flops: 9 * pointwise.flops, bytes: bytesPerElement * (pixels * (cin + cout) + 9 * cin * cout) }]
     case 'depthwise':
       return [depthwise]
     case 'pointwise':
@@ -151,7 +239,7 @@ export function costs(op: KernelOp, pass: Pass, { cin, cout, size }: Layer, batc
       return [depthwise, pointwise]
     case 'fused':
       if (pass !== 'forward') throw new SepconvError('ERR_INTERNAL', 'gradients are not fused')
-      return [{ flops: depthwise.flops + pointwise.flops, bytes: 4 * (pixels * (cin + cout) + 9 * cin + cin * cout) }]
+      return [{ flops: depthwise.flops + pointwise.flops, bytes: bytesPerElement * (pixels * (cin + cout) + 9 * cin + cin * cout) }]
   }
 }
 

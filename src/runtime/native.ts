@@ -38,6 +38,13 @@ export interface NativeProgram {
     outputs: readonly NativeMemory[],
     outputOffsets: readonly number[],
   ): Float64Array
+  /** Nanoseconds of the device's clock that one more run takes from its first to its last call. */
+  elapsed(
+    inputs: readonly NativeMemory[],
+    inputOffsets: readonly number[],
+    outputs: readonly NativeMemory[],
+    outputOffsets: readonly number[],
+  ): number
   /** Asks the run with this ticket to stop before its first call that writes state. */
   abort(ticket: number): void
   dispose(): void
@@ -81,6 +88,8 @@ export interface NativeExecutorInfo {
 export interface NativeAddon {
   readonly version: string
   executors(): NativeExecutorInfo[]
+  /** NVIDIA's libraries that benchmarks can measure: version, or the reason why it was not found. Empty in a build without CUDA. */
+  cudaLibraries(): { readonly name: string; readonly version?: string; readonly reason?: string }[]
   openExecutor(name: string, options?: { threads?: number; isa?: string }): NativeExecutor
   /** A file's bytes over a private mapping: pages come when they are touched. Must not be cut shorter meanwhile. */
   mapFile(path: string): ArrayBuffer

@@ -36,11 +36,35 @@ describe('depthwise 3x3', () => {
     expect(moved!.bytesRead).toBeLessThanOrEqual(blocks * (10 * 18 * 32 + 128 * 9 * 4) * 4)
     expect(moved!.sharedPasses).toBe(moved!.sharedMinimum)
   })
-  it('filter gradient: x three times through the caches, dy once', () => {
-    const [x, dy] = [tensor(1, 20, 20, 32), tensor(1, 20, 20, 32)]
-    const counted = count('depthwiseConv2dFilterGradient', [x, dy], { ...same, kernelSize: [3, 3], inputActivation: 'none' })
-    const moved = counted.depthwiseConv2dFilterGradient!
-    expect(moved.bytesRead).toBeLessThanOrEqual(3 * bytes(x) + bytes(dy))
+  it.each(['float32', 'bfloat16'] as const)('in %s, the data gradient too: as much, half of it in bfloat16', (dtype) => {
+    const store = dtype === 'bfloat16' ? half : (t: Filled) => t
+    const [x, filter] = [store(tensor(1, 32, 32, 64)), store(tensor(3, 3, 64, 1))]
+    const bytesPer = dtype === 'bfloat16' ? 2 : 4
+    const { depthwiseConv2dInputGradient: moved } = count('depthwiseConv2dInputGradient', [x, filter], {
+      ...same,
+      inputActivation: 'none',
+      inputSize: [32, 32],
+    })
+    expect(moved!.bytesWritten).toBe(bytes(x))
+    // Per block 10 x 18 positions of 128 bytes and the taps of 128 threads.
+    const blocks = (4 * 2 * 64 * bytesPer) / 128
+    expect(moved!.bytesRead).toBeLessThanOrEqual(blocks * (10 * 18 * 128 + 128 * 9 * 4 * bytesPer))
+    expect(moved!.sharedPasses).toBe(moved!.sharedMinimum)
+  })
+  it.each([
+    [3, 'float32'],
+    [5, 'float32'],
+    [3, 'bfloat16'],
+    [5, 'bfloat16'],
+  ] as const)('filter gradient, window of %i, %s: x with its halo and dy once', (kernel, dtype) => {
+    const store = dtype === 'bfloat16' ? half : (t: Filled) => t
+    const [x, dy] = [store(tensor(1, 32, 32, 64)), store(tensor(1, 32, 32, 64))]
+    const radius = (kernel - 1) / 2
+    const attributes = { ...same, padding: [radius, radius, radius, radius], kernelSize: [kernel, kernel], inputActivation: 'none' }
+    const moved = count('depthwiseConv2dFilterGradient', [x, dy], attributes).depthwiseConv2dFilterGradient!
+    // Tiles of 8 x 16, of which those at the border read less.
+    const halo = ((8 + kernel - 1) * (16 + kernel - 1)) / (8 * 16)
+    expect(moved.bytesRead).toBeLessThanOrEqual(halo * bytes(x) + bytes(dy))
     expect(moved.sharedPasses).toBe(moved.sharedMinimum)
   })
 })

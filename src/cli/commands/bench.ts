@@ -24,6 +24,7 @@ interface KernelSettings extends Common {
   op?: KernelResult['op'][]
   pass: KernelResult['pass'][]
   batch: number
+  precision?: ('float32' | 'tf32' | 'bfloat16')[]
   threads?: number
   compare?: string
 }
@@ -74,6 +75,11 @@ const kernelsCommand = (): Command =>
       )
       .option('--pass <list>', 'forward, data, filter (gradients)', list(oneOf('forward', 'data', 'filter')), ['forward'])
       .option('--batch <n>', 'pictures', wholeNumber(), 1)
+      .option(
+        '--precision <list>',
+        'float32, tf32, bfloat16 (default: all on a GPU, float32 elsewhere)',
+        list(oneOf('float32', 'tf32', 'bfloat16')),
+      )
       .option('--threads <n>', 'threads of the cpu device (default: one per core)', wholeNumber())
       .option('--compare <file>', 'set the results beside those of an earlier run, a file that --out wrote'),
   )
@@ -111,11 +117,11 @@ async function kernels(settings: KernelSettings): Promise<void> {
   ])
   const before = settings.compare === undefined ? undefined : await readReport(settings.compare)
   const progress = new Progress({ label: 'kernels', total: 1 })
-  const { layers, op, pass, batch, threads, device, rounds, seconds } = settings
+  const { layers, op, pass, batch, precision, threads, device, rounds, seconds } = settings
   const result = await benchKernels({
     ...(layers && { layers: layers.map(parseLayer) }),
     ...(op && { ops: op }),
-    ...{ passes: pass, batch, threads, device, rounds, seconds },
+    ...{ passes: pass, batch, precisions: precision, threads, device, rounds, seconds },
     onProgress: ({ done, total, layer }) => progress.update(done / total, layer),
   })
   progress.finish()
@@ -136,8 +142,15 @@ async function kernels(settings: KernelSettings): Promise<void> {
         `${report.machineTitle(result, [])}: no roofline, because device '${result.results[0]?.device ?? ''}' has none that can be measured`,
       )
   }
-  for (const { op: name, layer, pass: direction, maxError } of result.wrong)
-    say(red(`${name} ${direction} of ${layer} disagrees with the reference by ${maxError.toExponential(1)} and was not timed`))
+  for (const { name, version, reason } of result.libraries ?? []) say(version ? `${name} ${version}` : (reason ?? ''))
+  for (const { op: name, layer, pass: direction, precision: format, library, reason } of result.refused ?? [])
+    say(`${library} has no ${name} ${direction} of ${layer} in ${format}: ${reason}`)
+  for (const { op: name, layer, pass: direction, precision: format, library, maxError } of result.wrong)
+    say(
+      red(
+        `${library}: ${name} ${direction} of ${layer} in ${format} disagrees with the reference by ${maxError.toExponential(1)} and was not timed`,
+      ),
+    )
   if (result.wrong.length > 0) throw new ExitStatus(1)
 }
 
@@ -145,16 +158,19 @@ type Report = Pick<typeof import('../../bench/report.js'), 'layerRows' | 'layerT
 
 export function kernelTable(result: KernelReport, { layerRows, layerTitle }: Report): string {
   const right = (title: string) => ({ title, align: 'right' as const })
+  const several = result.results.some(({ library, precision }) => library !== 'sepconv' || precision !== 'float32')
   const columns = [
     { title: 'layer' },
     { title: 'pass' },
+    ...(several ? [{ title: 'precision' }, { title: 'library' }] : []),
     ...['regular 3×3', 'depthwise', 'pointwise', 'pair', 'fused', 'speed-up', 'GFLOP/s', 'GB/s', 'of the roofline'].map(right),
   ]
   const time = (row: KernelResult | undefined) => (row ? milliseconds(row.ms) : '')
-  const rows = layerRows(result.results).map(({ layer, pass, byOp, speedUp }) => {
+  const rows = layerRows(result.results).map(({ layer, pass, precision, library, byOp, speedUp }) => {
     const best = byOp.fused ?? byOp.unfused ?? Object.values(byOp)[0]
     return [
-      ...[layerTitle(layer), pass, time(byOp.regular), time(byOp.depthwise), time(byOp.pointwise), time(byOp.unfused), time(byOp.fused)],
+      ...[layerTitle(layer), pass, ...(several ? [precision, library] : [])],
+      ...[time(byOp.regular), time(byOp.depthwise), time(byOp.pointwise), time(byOp.unfused), time(byOp.fused)],
       speedUp === undefined ? '' : `${speedUp.toFixed(1)}×`,
       ...(best ? [best.gflops.toFixed(0), best.gbps.toFixed(1), best.rooflineShare === null ? '' : percent(best.rooflineShare)] : []),
     ]
@@ -164,7 +180,8 @@ export function kernelTable(result: KernelReport, { layerRows, layerTitle }: Rep
 
 /** Times of two runs side by side, for what both have. */
 function comparison(now: KernelReport, before: KernelReport, title: (layer: string) => string): string {
-  const key = ({ op, layer, pass, batch, threads }: KernelResult) => [op, layer, pass, batch, threads].join()
+  const key = ({ op, layer, pass, precision, library = 'sepconv', batch, threads }: KernelResult) =>
+    [op, layer, pass, precision, library, batch, threads].join()
   const old = new Map(before.results.map((row) => [key(row), row]))
   const rows = now.results.flatMap((row) => {
     const was = old.get(key(row))

@@ -120,6 +120,10 @@ class NativeLoadedProgram implements LoadedProgram {
     return native(() => this.#handle.profile(this.#memories(inputs), offsets(inputs), this.#memories(outputs), offsets(outputs)))
   }
 
+  elapsed(inputs: readonly Binding[], outputs: readonly Binding[]): number {
+    return native(() => this.#handle.elapsed(this.#memories(inputs), offsets(inputs), this.#memories(outputs), offsets(outputs)))
+  }
+
   dispose(): void {
     this.#handle.dispose()
   }
