@@ -1,9 +1,6 @@
 // A stand-in for libcublasLt.so.13 on the emulated device: column-major products by plain loops, D = op(A) op(B).
 // The heuristic proposes two algorithms, of which the first fails when it is run.
-#include <cstdint>
-#include <cstdio>
-#include <cstdlib>
-#include <cstring>
+#include "fake.h"
 
 namespace {
 struct Operation {
@@ -25,35 +22,14 @@ struct Heuristic {
   int reserved[4];
 };
 
-void log(const char* text) {
-  const char* path = std::getenv("FAKE_LIBRARY_LOG");
-  if (std::FILE* file = path ? std::fopen(path, "a") : nullptr) {
-    std::fprintf(file, "%s\n", text);
-    std::fclose(file);
-  }
-}
-float read(const void* data, int type, uint64_t i) {
-  if (type == 0) return static_cast<const float*>(data)[i];
-  const unsigned bits = static_cast<unsigned>(static_cast<const unsigned short*>(data)[i]) << 16;
-  float value;
-  std::memcpy(&value, &bits, 4);
-  return value;
-}
-void write(void* data, int type, uint64_t i, float value) {
-  if (type == 0) {
-    static_cast<float*>(data)[i] = value;
-    return;
-  }
-  unsigned bits;
-  std::memcpy(&bits, &value, 4);
-  static_cast<unsigned short*>(data)[i] = static_cast<unsigned short>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
-}
 }  // namespace
 
 extern "C" {
 size_t cublasLtGetVersion() { return 130002; }
 int cublasLtCreate(void** handle) { return log("cublasLtCreate"), *handle = new int, 0; }
-int cublasLtMatmulDescCreate(Operation** d, int compute, int scale) { return *d = new Operation{compute, scale, 0, 0}, 0; }
+int cublasLtMatmulDescCreate(Operation** d, int compute, int scale) {
+  return *d = new Operation{compute, scale, 0, 0}, 0;
+}
 int cublasLtMatmulDescDestroy(Operation* d) { return delete d, 0; }
 int cublasLtMatmulDescSetAttribute(Operation* d, int attribute, const void* value, size_t bytes) {
   if (bytes != 4 || (attribute != 3 && attribute != 4)) return 7;
@@ -71,8 +47,8 @@ int cublasLtMatmulPreferenceSetAttribute(Preference* d, int attribute, const voi
   std::memcpy(&d->workspace, value, 8);
   return 0;
 }
-int cublasLtMatmulAlgoGetHeuristic(void*, Operation* o, Layout*, Layout*, Layout*, Layout*, Preference* p, int requested,
-                                   Heuristic* found, int* returned) {
+int cublasLtMatmulAlgoGetHeuristic(void*, Operation* o, Layout*, Layout*, Layout*, Layout*, Preference* p,
+                                   int requested, Heuristic* found, int* returned) {
   if (requested < 2 || p->workspace < 128) return 7;
   char text[64];
   std::snprintf(text, sizeof text, "compute %d", o->compute);
@@ -89,7 +65,9 @@ int cublasLtMatmul(void*, Operation* o, const void* alpha, const void* a, Layout
   if (!scratch || bytes != 128) return 7;
   if (*static_cast<const float*>(alpha) != 1.f || *static_cast<const float*>(beta) != 0.f) return 7;
   const auto at = [](const void* data, const Layout& l, bool transposed, uint64_t row, uint64_t column) {
-    return read(data, l.type, transposed ? row * static_cast<uint64_t>(l.leading) + column : column * static_cast<uint64_t>(l.leading) + row);
+    return read(
+        data, l.type,
+        transposed ? row * static_cast<uint64_t>(l.leading) + column : column * static_cast<uint64_t>(l.leading) + row);
   };
   const uint64_t depth = o->transposeA ? la->rows : la->columns;
   if (depth != (o->transposeB ? lb->columns : lb->rows)) return 7;

@@ -2,9 +2,7 @@
 // native/cuda/vendor declares, by plain loops over what the descriptors say. Every call is written to the file that
 // FAKE_LIBRARY_LOG names. Algorithm 0 only takes convolutions without groups, 1 takes all, 2 and more are refused, so
 // that a caller must look for one that fits.
-#include <cstdio>
-#include <cstdlib>
-#include <cstring>
+#include "fake.h"
 
 namespace {
 struct Tensor {
@@ -20,30 +18,7 @@ struct Handle {
   void* stream;
 };
 
-void log(const char* text) {
-  const char* path = std::getenv("FAKE_LIBRARY_LOG");
-  if (std::FILE* file = path ? std::fopen(path, "a") : nullptr) {
-    std::fprintf(file, "%s\n", text);
-    std::fclose(file);
-  }
-}
-float read(const void* data, int type, long i) {
-  if (type == 0) return static_cast<const float*>(data)[i];
-  const unsigned bits = static_cast<unsigned>(static_cast<const unsigned short*>(data)[i]) << 16;
-  float value;
-  std::memcpy(&value, &bits, 4);
-  return value;
-}
-void write(void* data, int type, long i, float value) {
-  if (type == 0) {
-    static_cast<float*>(data)[i] = value;
-    return;
-  }
-  unsigned bits;
-  std::memcpy(&bits, &value, 4);
-  static_cast<unsigned short*>(data)[i] = static_cast<unsigned short>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
-}
-// Calls body(x's element, filter's element, y's element, ) for every product of the convolution.
+// Calls body(x's element, filter's element, y's element) for every product of the convolution.
 template <class Body>
 void each(const Tensor& x, const Filter& f, const Tensor& y, const Convolution& o, const Body& body) {
   const int cin = x.c / o.groups, cout = y.c / o.groups;
@@ -53,16 +28,17 @@ void each(const Tensor& x, const Filter& f, const Tensor& y, const Convolution& 
         for (int k = 0; k < y.c; ++k)
           for (int ky = 0; ky < f.h; ++ky)
             for (int kx = 0; kx < f.w; ++kx) {
-              const int iy = oy * o.strideH - o.padH + ky * o.dilationH, ix = ox * o.strideW - o.padW + kx * o.dilationW;
+              const int iy = oy * o.strideH - o.padH + ky * o.dilationH,
+                        ix = ox * o.strideW - o.padW + kx * o.dilationW;
               if (iy < 0 || ix < 0 || iy >= x.h || ix >= x.w) continue;
               for (int c = 0; c < cin; ++c)
-                body(((n * static_cast<long>(x.h) + iy) * x.w + ix) * x.c + k / cout * cin + c,
-                     ((k * static_cast<long>(f.h) + ky) * f.w + kx) * f.c + c,
-                     ((n * static_cast<long>(y.h) + oy) * y.w + ox) * y.c + k);
+                body(((n * static_cast<uint64_t>(x.h) + iy) * x.w + ix) * x.c + k / cout * cin + c,
+                     ((k * static_cast<uint64_t>(f.h) + ky) * f.w + kx) * f.c + c,
+                     ((n * static_cast<uint64_t>(y.h) + oy) * y.w + ox) * y.c + k);
             }
 }
-long count(const Tensor& t) { return static_cast<long>(t.n) * t.c * t.h * t.w; }
-long count(const Filter& t) { return static_cast<long>(t.k) * t.c * t.h * t.w; }
+uint64_t count(const Tensor& t) { return static_cast<uint64_t>(t.n) * t.c * t.h * t.w; }
+uint64_t count(const Filter& t) { return static_cast<uint64_t>(t.k) * t.c * t.h * t.w; }
 
 constexpr int badParameter = 2000, notSupported = 3000;
 int algorithmStatus(const Convolution& o, int algorithm) {
@@ -80,7 +56,9 @@ bool valid(const Tensor& x, const Filter& f, const Tensor& y, const Convolution&
 
 extern "C" {
 size_t cudnnGetVersion() { return 91002; }
-const char* cudnnGetErrorString(int status) { return status == notSupported ? "CUDNN_STATUS_NOT_SUPPORTED" : "CUDNN_STATUS_BAD_PARAM"; }
+const char* cudnnGetErrorString(int status) {
+  return status == notSupported ? "CUDNN_STATUS_NOT_SUPPORTED" : "CUDNN_STATUS_BAD_PARAM";
+}
 int cudnnCreate(Handle** handle) { return log("cudnnCreate"), *handle = new Handle{}, 0; }
 int cudnnSetStream(Handle* handle, void* stream) { return handle->stream = stream, 0; }
 int cudnnCreateTensorDescriptor(Tensor** d) { return *d = new Tensor{}, 0; }
@@ -122,8 +100,8 @@ int cudnnConvolutionForward(Handle*, const void*, Tensor* xd, const void* x, Fil
   if (!valid(*xd, *fd, *yd, *o, scratch, bytes) || algorithmStatus(*o, algorithm)) return badParameter;
   float* sums = new float[static_cast<size_t>(count(*yd))]();
   each(*xd, *fd, *yd, *o,
-       [&](long xi, long fi, long yi) { sums[yi] += read(x, xd->type, xi) * read(f, fd->type, fi); });
-  for (long i = 0; i < count(*yd); ++i) write(y, yd->type, i, sums[i]);
+       [&](uint64_t xi, uint64_t fi, uint64_t yi) { sums[yi] += read(x, xd->type, xi) * read(f, fd->type, fi); });
+  for (uint64_t i = 0; i < count(*yd); ++i) write(y, yd->type, i, sums[i]);
   return delete[] sums, 0;
 }
 int cudnnConvolutionBackwardData(Handle*, const void*, Filter* fd, const void* f, Tensor* yd, const void* dy,
@@ -133,8 +111,8 @@ int cudnnConvolutionBackwardData(Handle*, const void*, Filter* fd, const void* f
   if (!valid(*xd, *fd, *yd, *o, scratch, bytes) || algorithmStatus(*o, algorithm)) return badParameter;
   float* sums = new float[static_cast<size_t>(count(*xd))]();
   each(*xd, *fd, *yd, *o,
-       [&](long xi, long fi, long yi) { sums[xi] += read(dy, yd->type, yi) * read(f, fd->type, fi); });
-  for (long i = 0; i < count(*xd); ++i) write(dx, xd->type, i, sums[i]);
+       [&](uint64_t xi, uint64_t fi, uint64_t yi) { sums[xi] += read(dy, yd->type, yi) * read(f, fd->type, fi); });
+  for (uint64_t i = 0; i < count(*xd); ++i) write(dx, xd->type, i, sums[i]);
   return delete[] sums, 0;
 }
 int cudnnConvolutionBackwardFilter(Handle*, const void*, Tensor* xd, const void* x, Tensor* yd, const void* dy,
@@ -144,8 +122,8 @@ int cudnnConvolutionBackwardFilter(Handle*, const void*, Tensor* xd, const void*
   if (!valid(*xd, *fd, *yd, *o, scratch, bytes) || algorithmStatus(*o, algorithm)) return badParameter;
   float* sums = new float[static_cast<size_t>(count(*fd))]();
   each(*xd, *fd, *yd, *o,
-       [&](long xi, long fi, long yi) { sums[fi] += read(x, xd->type, xi) * read(dy, yd->type, yi); });
-  for (long i = 0; i < count(*fd); ++i) write(df, fd->type, i, sums[i]);
+       [&](uint64_t xi, uint64_t fi, uint64_t yi) { sums[fi] += read(x, xd->type, xi) * read(dy, yd->type, yi); });
+  for (uint64_t i = 0; i < count(*fd); ++i) write(df, fd->type, i, sums[i]);
   return delete[] sums, 0;
 }
 }
