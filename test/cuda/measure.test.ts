@@ -4,6 +4,7 @@ import { spawnSync } from 'node:child_process'
 import { join } from 'node:path'
 import { describe, expect, it } from 'vitest'
 import { packageRoot } from '../../src/runtime/native.js'
+import './emulator.js' // builds the addon that stands for a GPU
 
 // A plain script: no types.
 const { plan, runSteps } = await import(new URL('../../scripts/gpu-measure.mjs', import.meta.url).href)
@@ -71,6 +72,26 @@ describe('gpu:measure', () => {
     expect([status, stdout]).toEqual([77, ''])
     expect(stderr).toMatch(/^gpu:(check|measure): no GPU to (check on|measure): .+\n$/)
   })
+})
+
+describe('the checks themselves, on a device that stands for the GPU', () => {
+  it.each([
+    ['kernels', { SEPCONV_GPU: 'emulator:fair', SEPCONV_GPU_ROUNDS: '2', SEPCONV_NATIVE: process.env.SEPCONV_NATIVE }],
+    ['layers', { SEPCONV_GPU: 'cpu', SEPCONV_NATIVE: undefined }],
+  ])(
+    '%s',
+    (file, environment) => {
+      const args = [join(packageRoot, 'node_modules/vitest/vitest.mjs'), 'run', '--mode', 'gpu', `test/gpu/${file}.test.ts`]
+      const { status, stdout } = spawnSync(process.execPath, args, {
+        cwd: packageRoot,
+        encoding: 'utf8',
+        env: { ...process.env, ...environment, VITEST_POOL_ID: undefined, VITEST_WORKER_ID: undefined },
+      })
+      expect(status, stdout).toBe(0)
+      expect(stdout).toMatch(/Tests .*\d+ passed/)
+    },
+    120_000,
+  )
 })
 
 const python = spawnSync('/usr/bin/python3', ['-c', 'import torch'], { encoding: 'utf8' })
