@@ -56,6 +56,8 @@ Napi::Value takeAccounts(const Napi::CallbackInfo& info) {
   Napi::Object all = Napi::Object::New(info.Env());
   for (const auto& [name, account] : emulator::takeAccounts()) {
     Napi::Object one = Napi::Object::New(info.Env());
+    one.Set("threads", static_cast<double>(account.threads));
+    one.Set("sharedBytes", static_cast<double>(account.sharedBytes));
     one.Set("launches", static_cast<double>(account.launches));
     one.Set("bytesRead", static_cast<double>(account.bytesRead));
     one.Set("bytesWritten", static_cast<double>(account.bytesWritten));

@@ -39,7 +39,7 @@ __device__ __forceinline__ void storeDepthwise(const DepthwiseParameters& p, con
 // KERNEL 3 or 5: taps, stride and dilation 1 known at compile time; 0: all at run time, one output per step of a
 // thread. The taps of 3x3 stay in registers; those of 5x5 would take 100 of them and come from the caches row by row.
 template <int KERNEL, int STRIDE, int VECTOR, class Element>
-__global__ void __launch_bounds__(depthwiseThreads, KERNEL == 5 ? 3 : depthwiseMinBlocks)
+__global__ void __launch_bounds__(depthwiseThreads, depthwiseMinBlocks)
     depthwiseTiled(const __grid_constant__ DepthwiseParameters p) {
   static_assert(
       (KERNEL == 3 && (STRIDE == 1 || STRIDE == 2)) || (KERNEL == 5 && STRIDE == 1) || (KERNEL == 0 && STRIDE == 0),

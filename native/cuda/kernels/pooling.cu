@@ -63,9 +63,9 @@ __device__ __forceinline__ void overWindow(const PoolParameters& p, const Positi
   }
 }
 
-// Calls body(oy, ox, dy) for every window over the input `at`. One loop: the convergence barriers of deeper nests go to
+// Calls body(oy, ox) for every window over the input `at`. One loop: the convergence barriers of deeper nests go to
 // local memory.
-template <int VECTOR, class Body>
+template <class Body>
 __device__ __forceinline__ void overWindows(const PoolParameters& p, const Position& at, const Body& body) {
   const Window& w = p.window;
   const Span oys = windowsOver(at.y, w.strideHeight, w.top, w.kernelHeight, w.outHeight);
@@ -73,8 +73,7 @@ __device__ __forceinline__ void overWindows(const PoolParameters& p, const Posit
   const int across = oxs.end - oxs.first, windows = (oys.end - oys.first) * across;
   ARCH_NO_UNROLL
   for (int i = 0; i < windows; ++i) {
-    const int oy = oys.first + i / across, ox = oxs.first + i % across;
-    body(oy, ox, p.dy.load<VECTOR>(outputIndex(p, at.n, oy, ox, at.c)));
+    body(oys.first + i / across, oxs.first + i % across);
   }
 }
 
@@ -107,7 +106,7 @@ __global__ void __launch_bounds__(gridThreads) maxPoolGradient(const __grid_cons
   const Position at = positionOf<VECTOR>(taskIndex(), w.height, w.width, p.channels);
   const Floats<VECTOR> own = p.x.load<VECTOR>(to);
   Floats<VECTOR> sum = filled<VECTOR>(0.f);
-  overWindows<VECTOR>(p, at, [&](int oy, int ox, const Floats<VECTOR>& dy) {
+  overWindows(p, at, [&](int oy, int ox) {
     const Span rows = spanOf(oy, w.strideHeight, w.top, w.kernelHeight, w.height);
     const Span columns = spanOf(ox, w.strideWidth, w.left, w.kernelWidth, w.width);
     const int width = columns.end - columns.first, positions = (rows.end - rows.first) * width;
@@ -124,6 +123,7 @@ __global__ void __launch_bounds__(gridThreads) maxPoolGradient(const __grid_cons
         beaten |= static_cast<uint32_t>(ownNaN ? otherNaN && earlier : otherNaN || larger) << e;
       }
     }
+    const Floats<VECTOR> dy = p.dy.load<VECTOR>(outputIndex(p, at.n, oy, ox, at.c));
     ARCH_UNROLL
     for (int e = 0; e < VECTOR; ++e) sum[e] += beaten >> e & 1 ? 0.f : dy[e];
   });
@@ -159,10 +159,11 @@ template <int VECTOR>
 __global__ void __launch_bounds__(gridThreads) avgPoolGradient(const __grid_constant__ PoolParameters p) {
   const int64_t to = taskIndex() * VECTOR;
   if (to >= p.y.count) return;
+  const Position at = positionOf<VECTOR>(taskIndex(), p.window.height, p.window.width, p.channels);
   Floats<VECTOR> sum = filled<VECTOR>(0.f);
-  overWindows<VECTOR>(
-      p, positionOf<VECTOR>(taskIndex(), p.window.height, p.window.width, p.channels),
-      [&](int oy, int ox, const Floats<VECTOR>& dy) { multiplyAdd(sum, dy, filled<VECTOR>(shareOf(p, oy, ox))); });
+  overWindows(p, at, [&](int oy, int ox) {
+    multiplyAdd(sum, p.dy.load<VECTOR>(outputIndex(p, at.n, oy, ox, at.c)), filled<VECTOR>(shareOf(p, oy, ox)));
+  });
   p.y.store<VECTOR>(to, sum);
 }
 
