@@ -1,6 +1,6 @@
 /**
  * The command line: `runCli` parses, runs one command and returns the exit status. 0: done; 1: the command failed, or what it
- * checked did not hold; 2: it was called wrongly; 130: Ctrl-C. stdout carries data only, messages go to stderr.
+ * checked did not hold; 2: it was called wrongly (every ERR_ARGUMENT); 130: Ctrl-C. stdout carries data only, messages go to stderr.
  *
  * Command files import nothing but this folder at the top; what they need of the library they load when they run, so that help
  * costs no more than Node itself.
@@ -83,7 +83,7 @@ function report(error: unknown): number {
   if (error instanceof SepconvError) {
     say(`${red(bold('error'))} ${error.message} ${error.code.length > 0 ? `[${error.code}]` : ''}`.trimEnd())
     if (process.env.SEPCONV_DEBUG) say(String(error.stack) + causes(error.cause))
-    return 1
+    return error.code === 'ERR_ARGUMENT' ? 2 : 1
   }
   if (error instanceof Error && error.name === 'AbortError') return 130
   say(`${red(bold('error'))} ${error instanceof Error ? error.message : String(error)}`)

@@ -11,13 +11,23 @@ import type { OpDefinition } from './op.js'
 import type { TensorType } from './types.js'
 import type { Variable } from './variable.js'
 
+/** Where a training step's random numbers come from: they are a function of (seed, stream, sample, element). */
+export interface RandomSource {
+  /** int32 [2], low and high word: the global index of the batch's first sample. */
+  readonly counter: Value
+  /** 32 bits; the run's. */
+  readonly seed: number
+  /** Streams given out in this trace so far: layers that draw take the next, in the order in which they are called. */
+  streams: number
+}
+
 /** What a trace is for, beside its graph. */
 export interface TraceContext {
   readonly graph: Graph
   /** Whether layers behave as in training (batch statistics, dropout). */
   readonly training: boolean
-  /** int32 [2], low and high word: the global index of the batch's first sample, which the random generator is keyed with. */
-  readonly counter?: Value
+  /** What layers draw random numbers from; in training steps only. */
+  readonly random?: RandomSource
   /** Reads another variable in place of one (averaged weights in evaluation). */
   readonly substitute?: (variable: Variable) => Variable
   /** Logits of auxiliary towers that the loss takes in, each with its weight; filled in training only. */
@@ -46,7 +56,7 @@ export function read(variable: Variable): Value {
 /** Runs `body` inside a named scope of the trace. */
 export const scoped = <T>(name: string, body: () => T): T => (current ? current.graph.inScope(name, body) : body())
 
-export type TraceOptions = Partial<Omit<TraceContext, 'graph' | 'averages' | 'auxiliary' | 'counter'>>
+export type TraceOptions = Partial<Omit<TraceContext, 'graph' | 'averages' | 'auxiliary' | 'random'>>
 
 /** Builds a graph: `body` adds inputs, calls ops and layers, and names the outputs. */
 export function trace(body: (graph: Graph, context: TraceContext) => void, options: TraceOptions = {}): Graph {

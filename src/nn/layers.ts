@@ -323,25 +323,26 @@ export const globalAveragePool = (): Layer => layer('globalAveragePool', {}, (x)
 /** Maximum over height and width: [n, h, w, c] → [n, c]. */
 export const globalMaxPool = (): Layer => layer('globalMaxPool', {}, (x) => ops.globalMaxPool(x))
 
-let dropoutStreams = 0
-
 /**
- * In training, zeroes each element with probability `rate` and scales the rest by 1 / (1 − rate); a function of (seed, sample,
- * element) alone, so the same sample meets the same mask whatever the batch. Nothing in inference.
+ * In training, zeroes each element with probability `rate` and scales the rest by 1 / (1 − rate); a function of (seed, stream,
+ * sample, element) alone, so the same sample meets the same mask whatever the batch. Nothing in inference.
+ * @param options `seed`: the training step's (see {@link compile}) by default. `stream` sets the layers of a model apart: by
+ *   default the layer's place among those of the step.
+ * @throws ERR_ARGUMENT for a rate outside [0, 1).
  */
 export function dropout(rate: number, options: { seed?: number; stream?: number } = {}): Layer {
   checkOptions('dropout', options, ['seed', 'stream'])
   if (!(rate >= 0 && rate < 1))
     throw new SepconvError('ERR_ARGUMENT', `dropout: rate must be in [0, 1), got ${rate}`, { subject: 'rate', given: rate })
-  const { seed = 0, stream = dropoutStreams++ } = options
   return layer('dropout', {}, (x) => {
-    const { training, counter } = currentTrace()
+    const { training, random } = currentTrace()
     if (!training || rate === 0) return x
-    if (!counter)
+    if (!random)
       throw new SepconvError('ERR_ARGUMENT', 'dropout: this trace has no random counter', {
         hint: 'Train through compile(…, { train }), which supplies it',
       })
-    return ops.dropout(x, { rate, seed, stream, counter })
+    const { seed = random.seed, stream = random.streams++ } = options
+    return ops.dropout(x, { rate, seed, stream, counter: random.counter })
   })
 }
 

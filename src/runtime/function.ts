@@ -78,6 +78,7 @@ const COMPILE_OPTIONS = [
   'clipNorm',
   'accumulate',
   'rateOf',
+  'seed',
 ]
 
 /** Options of {@link compile} that make a training step. */
@@ -92,6 +93,8 @@ export interface TrainOptions extends CompileOptions {
   accumulate?: number
   /** A factor of the learning rate for each variable. Default 1. */
   rateOf?: (variable: Variable) => number
+  /** What the random generator of the step's layers (dropout) is keyed with; a whole number of at least 0. Default 0. */
+  seed?: number
 }
 
 /** What changes from step to step without a new program. */
@@ -289,6 +292,7 @@ function trainStep(fn: (batch: never) => Structure, options: CompileOptions & Pa
       subject: 'accumulate',
       given: partCount,
     })
+  const seed = keyOf(options.seed ?? 0)
   let trainable: readonly Variable[] = []
   const means = new Map<Variable, Variable>()
   const specializer = new Specializer({ training: true, ...options }, (graph, context, [batch]) => {
@@ -296,7 +300,7 @@ function trainStep(fn: (batch: never) => Structure, options: CompileOptions & Pa
       'rate' | 'decay' | 'sample' | 'part' | 'apply',
       Value
     >
-    Object.assign(context, { counter: sample })
+    Object.assign(context, { random: { counter: sample, seed, streams: 0 } })
     const result = fn(user)
     const outputs = (isValue(result) ? { loss: result } : { ...result }) as Record<string, Structure>
     const loss = meanOf(outputs.loss)
@@ -368,6 +372,16 @@ function trainStep(fn: (batch: never) => Structure, options: CompileOptions & Pa
       for (const mean of means.values()) releaseState(mean)
     },
   }
+}
+
+/** A seed of up to 53 bits in the 32 that the generator's key has room for. @throws ERR_ARGUMENT for anything else. */
+function keyOf(seed: number): number {
+  if (!Number.isSafeInteger(seed) || seed < 0)
+    throw new SepconvError('ERR_ARGUMENT', `compile: seed must be a whole number of at least 0, got ${String(seed)}`, {
+      subject: 'seed',
+      given: seed,
+    })
+  return (seed ^ Math.imul(Math.floor(seed / 2 ** 32), 0x9e3779b9)) >>> 0
 }
 
 /** Parameters that share a factor of the learning rate are updated in one call. */

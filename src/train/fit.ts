@@ -10,10 +10,12 @@ import type { Batch, ImageLoader } from '../data/loader.js'
 import { SepconvError } from '../errors.js'
 import { lockFolder, writeAtomic } from '../files.js'
 import type { Value } from '../graph/graph.js'
+import { opDefinition } from '../graph/op.js'
+import { emit, read } from '../graph/trace.js'
 import type { Variable } from '../graph/variable.js'
 import { countTop1 } from '../metrics.js'
 import type { Model } from '../models/model.js'
-import { compile, type TrainStep } from '../runtime/function.js'
+import { compile, type CompiledFunction, type TrainStep } from '../runtime/function.js'
 import { readState, releaseState, writeState } from '../runtime/state.js'
 import type { Tensor } from '../runtime/tensor.js'
 import { type TrackedAverage, weightAverage } from './average.js'
@@ -120,6 +122,12 @@ class Run {
   #meter = new EpochMeter()
   #state: TrainingState = { step: 0, sample: 0, epochLoss: 0, epochCorrect: 0, epochImages: 0, best: null }
   #asked = false
+  readonly #finite: CompiledFunction<[], Tensor>
+  /** The step whose weights were last found finite, and that of the checkpoint. */
+  #checked = -1
+  #stored: number | undefined
+  /** Learning rate of the step under way. */
+  #rate = 0
 
   constructor(
     private readonly options: FitOptions,
@@ -135,12 +143,13 @@ class Run {
     this.#level = this.#freezing.level(1)
     this.#freezing.apply(this.#level)
     this.#step = this.#compile()
+    this.#finite = compile(() => emit(opDefinition('allFinite'), [...model.variables.values()].map(read)), { device: model.device })
     this.#evaluator = this.#newEvaluator()
   }
 
   #compile(): Step {
     const { model } = this.options
-    const { accumulate, clipNorm } = this.settings
+    const { accumulate, clipNorm, seed } = this.settings
     return compile(
       ({ images, labels }: { images: Value; labels: Value }) => {
         const logits = model(images)
@@ -152,6 +161,7 @@ class Run {
         memoryLimit: this.options.memoryLimit,
         clipNorm,
         accumulate,
+        seed,
         rateOf: (variable) => this.#freezing.rateOf(variable),
         ...(this.#average && { average: this.#average }),
       },
@@ -208,6 +218,7 @@ class Run {
         await this.#thaw(Math.floor(Math.max(0, (await storedState(out)).step - 1) / stepsPerEpoch) + 1)
         this.#state = await loadCheckpoint(out, model, this.#companions())
         this.#meter.restore(this.#state)
+        this.#stored = this.#state.step
       }
       this.#log = await RunLog.open(out)
     }
@@ -239,6 +250,7 @@ class Run {
         }
         const position = { step, stepsPerEpoch, epochs, batch }
         const rate = rateAt(this.settings.rate, this.settings.schedule, position)
+        this.#rate = rate
         const since = performance.now()
         const loss = await this.#train(loaded, rate)
         const computeMs = performance.now() - since
@@ -276,6 +288,7 @@ class Run {
 
   async dispose(): Promise<void> {
     this.#step.dispose()
+    this.#finite.dispose()
     this.#evaluator?.dispose()
     this.#freezing.restore()
     for (const variable of this.#companions()) releaseState(variable)
@@ -331,7 +344,8 @@ class Run {
       const [value, flag] = [read[0][0]!, read[1][0]!]
       correct += countTop1(read[2] as Float32Array, accumulate === 1 ? known : known.slice(part * rows, (part + 1) * rows))
       for (const tensor of [inputs.images, inputs.labels, loss, logits, finite]) tensor.dispose()
-      if (flag === 0) throw this.#diverged(value, rate)
+      if (flag === 0)
+        throw this.#diverged(this.#state.step + 1, Number.isFinite(value) ? 'a gradient is not finite' : `the loss is ${value}`, value)
       total += value / accumulate
       part++
     }
@@ -339,17 +353,29 @@ class Run {
     return total
   }
 
-  #diverged(loss: number, rate: number): SepconvError {
-    const reason = Number.isFinite(loss) ? `the loss is ${loss}, a gradient is not finite` : `the loss is ${loss}`
-    return new SepconvError('ERR_DIVERGED', `training diverged at step ${this.#state.step + 1}: ${reason}`, {
+  #diverged(step: number, reason: string, given?: number): SepconvError {
+    const stored = this.#stored
+    const kept = stored === undefined ? 'No checkpoint had been written' : `The checkpoint holds step ${stored}, whose weights are finite`
+    return new SepconvError('ERR_DIVERGED', `training diverged at step ${step}: ${reason}`, {
       subject: 'loss',
-      given: loss,
-      hint: `Nothing was changed by this step and the last checkpoint is good. Try a lower rate than ${rate.toPrecision(3)}, a longer warm-up, or clipNorm`,
+      given,
+      hint: `${kept}. Try a lower rate than ${this.#rate.toPrecision(3)}, a longer warm-up, or clipNorm`,
     })
+  }
+
+  /** An update by finite gradients can still overflow: such weights are neither scored nor written over good ones. */
+  async #checkWeights(): Promise<void> {
+    if (this.#checked === this.#state.step) return
+    const finite = await this.#finite.run()
+    const [flag] = await finite.data()
+    finite.dispose()
+    if (flag === 0) throw this.#diverged(this.#state.step, 'weights are not finite after it')
+    this.#checked = this.#state.step
   }
 
   async *#finishEpoch(epoch: number, waitShare: number, since: number): AsyncGenerator<FitEvent, void, undefined> {
     const { out, snapshots } = this.options
+    await this.#checkWeights()
     const evaluation = yield* this.#evaluate(epoch)
     const scores = evaluation && scoresOf(evaluation)
     const value = scores?.[this.settings.metric]
@@ -384,7 +410,9 @@ class Run {
   async *#save(): AsyncGenerator<FitEvent, void, undefined> {
     const { out, model } = this.options
     if (out === undefined) return
+    await this.#checkWeights()
     await saveCheckpoint(out, model, this.#companions(), this.#state)
+    this.#stored = this.#state.step
     yield* this.#emit({ type: 'checkpoint', step: this.#state.step, path: join(out, LAST) })
   }
 

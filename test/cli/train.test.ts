@@ -71,7 +71,7 @@ describe('train', () => {
 
   test('an unknown recipe is refused with the nearest one', async () => {
     const { status, stderr } = await sepconv('train', pictures, '--recipe', 'slim-inceptoin')
-    expect(status).toBe(1)
+    expect(status).toBe(2)
     expect(stderr).toContain("Did you mean 'slim-inception'?")
   })
 
@@ -83,7 +83,7 @@ describe('train', () => {
 
   test('a resumed run keeps its settings, and refuses others by name', async () => {
     const { status, stderr } = await sepconv('train', '--resume', join(folder, 'run'), '--batch', '4', '--seed', '9')
-    expect(status).toBe(1)
+    expect(status).toBe(2)
     expect(stderr).toMatch(/settings\.batch was 8, is 4.*settings\.seed was 3, is 9/)
     const again = await sepconv('train', '--resume', join(folder, 'run'))
     expect(again.status, again.stderr).toBe(0)

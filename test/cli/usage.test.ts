@@ -50,21 +50,29 @@ describe('wrong calls end with status 2 and say what is meant', () => {
     expect([status, stdout]).toEqual([2, ''])
     expect(stderr).toMatch(message)
   })
-})
 
-describe('failures end with status 1, the code and a hint', () => {
+  // What only the library can judge: the message carries its code and a hint.
   test.each([
     [['summary', 'xceptoin'], /Did you mean 'xception'\? \[ERR_ARGUMENT\]/],
     [['summary', 'xception', '--size', '32'], /inputSize must be .*at least 71.*\[ERR_ARGUMENT\]/],
     [['predict', 'cat.jpg'], /predict needs --weights FILE.*would be random.*\[ERR_ARGUMENT\]/],
     [['evaluate', 'photos'], /evaluate needs --weights FILE/],
-    [['predict', 'cat.jpg', '--weights', 'missing.safetensors'], /missing\.safetensors.*\[ERR_FILE\]/],
     [['train'], /train needs a folder of pictures/],
     [['train', '--resume'], /--resume needs the folder of the run/],
-    [['train', '--resume', 'no-such-run'], /no-such-run holds no training run/],
-    [['train', 'no-such-folder'], /no-such-folder.*\[ERR_FILE\]/],
     [['bench', 'model', '--precision', 'bfloat16'], /precision 'bfloat16' is not available/],
     [['bench', 'kernels', '--layers', '728'], /'728' is no layer.*728->728@19/],
+  ])('%j', async (args, message) => {
+    const { status, stdout, stderr } = await sepconv(...args)
+    expect([status, stdout]).toEqual([2, ''])
+    expect(stderr.replaceAll('\n', ' ')).toMatch(message)
+  })
+})
+
+describe('failures end with status 1, the code and a hint', () => {
+  test.each([
+    [['predict', 'cat.jpg', '--weights', 'missing.safetensors'], /missing\.safetensors.*\[ERR_FILE\]/],
+    [['train', '--resume', 'no-such-run'], /no-such-run holds no training run/],
+    [['train', 'no-such-folder'], /no-such-folder.*\[ERR_FILE\]/],
     [['verify', '--device', 'tpu'], /there is no device 'tpu'.*\[ERR_DEVICE\]/],
   ])('%j', async (args, message) => {
     const { status, stdout, stderr } = await sepconv(...args)

@@ -96,7 +96,7 @@ const scalar = (x: number): HostTensor => ({ shape: [], data: Float32Array.of(x)
 export const makers = (panel: number): Readonly<Record<string, Maker>> => ({
   conv2d(c) {
     const { n, h, w, kh, kw, oh, ow, geometry } = c.window()
-    const groups = c.pick(1, 1, 2, 4)
+    const groups = c.pick(1, 1, 2, 4, 11)
     const [cin, cout] = [groups * c.pick(1, 3, 4, 8, 9), groups * c.pick(1, 2, 5, 8, 16, 19)]
     const filter = c.float(kh, kw, cin / groups, cout)
     const pack = groups === 1 && panel > 0 && c.pick(true, false)
@@ -121,7 +121,7 @@ export const makers = (panel: number): Readonly<Record<string, Maker>> => ({
   },
   conv2dInputGradient(c) {
     const { n, h, w, kh, kw, oh, ow, geometry } = c.window()
-    const groups = c.pick(1, 1, 2, 3)
+    const groups = c.pick(1, 1, 2, 3, 11)
     const [cin, cout] = [groups * c.pick(1, 3, 4, 8), groups * c.pick(1, 2, 5, 8, 19)]
     const inputActivation = c.activation()
     return {
@@ -131,7 +131,7 @@ export const makers = (panel: number): Readonly<Record<string, Maker>> => ({
   },
   conv2dFilterGradient(c) {
     const { n, h, w, kh, kw, oh, ow, geometry } = c.window()
-    const groups = c.pick(1, 1, 2, 3)
+    const groups = c.pick(1, 1, 2, 3, 11)
     const [cin, cout] = [groups * c.pick(1, 3, 4, 8), groups * c.pick(1, 2, 5, 8, 19)]
     return {
       inputs: [c.float(n, h, w, cin), c.float(n, oh, ow, cout)],
@@ -235,11 +235,14 @@ export const makers = (panel: number): Readonly<Record<string, Maker>> => ({
       },
     }
   },
-  packFilter: (c) => ({ inputs: [c.float(c.whole(1, 70), c.whole(1, 70))], attributes: { panel: panel || 16 } }),
+  packFilter: (c) => ({ inputs: [c.float(c.whole(1, 70), c.whole(1, 70))], attributes: { panel: panel || c.pick(16, 24) } }),
   batchNormStatistics: (c) => ({ inputs: [c.float(c.whole(2, 9), c.whole(1, 40), c.channels())], attributes: {} }),
   batchNormCoefficients(c) {
     const ch = c.channels()
-    return { inputs: [c.float(ch), c.positive(ch), c.maybe(() => c.float(ch)), c.maybe(() => c.float(ch))], attributes: { epsilon: 1e-3 } }
+    return {
+      inputs: [c.float(ch), c.positive(ch), c.maybe(() => c.float(ch)), c.maybe(() => c.float(ch))],
+      attributes: { epsilon: c.pick(1e-3, 0.1) },
+    }
   },
   scaleShift(c) {
     const [rows, ch] = [c.whole(1, 90), c.channels()]
@@ -252,7 +255,7 @@ export const makers = (panel: number): Readonly<Record<string, Maker>> => ({
     const [rows, ch] = [c.whole(2, 200), c.channels()]
     return {
       inputs: [c.float(rows, ch), c.float(rows, ch), c.float(ch), c.positive(ch), c.maybe(() => c.positive(ch))],
-      attributes: { epsilon: 1e-3 },
+      attributes: { epsilon: c.pick(1e-3, 0.1) },
     }
   },
   unary(c) {
@@ -406,12 +409,18 @@ export const makers = (panel: number): Readonly<Record<string, Maker>> => ({
     return { inputs: [c.float(n, k), c.float(n, k), c.positive(n, k)], attributes: { labelSmoothing: c.pick(0, 0.1) } }
   },
   concat(c) {
-    const [n, h] = [c.whole(1, 3), c.whole(1, 5)]
-    return { inputs: [c.float(n, h, c.channels()), c.float(n, h, c.channels()), c.float(n, h, 1)], attributes: { axis: 2 } }
+    const axis = c.whole(0, 2)
+    const shape = [c.whole(1, 3), c.whole(1, 5), c.channels()]
+    const part = (size: number) => c.float(...shape.with(axis, size))
+    return { inputs: [part(shape[axis]!), part(c.channels()), part(1)], attributes: { axis } }
   },
   slice: (c) => ({
     inputs: [c.pick(c.float(4, 7, 9), c.bytes(4, 7, 9))],
-    attributes: { begin: [c.whole(0, 1), 1, c.whole(0, 3)], size: [2, 3, 3], strides: [1, c.whole(1, 2), c.whole(1, 2)] },
+    attributes: {
+      begin: [c.whole(0, 1), 1, c.whole(0, 3)],
+      size: [c.whole(1, 2), 3, c.whole(1, 3)],
+      strides: [1, c.whole(1, 2), c.whole(1, 2)],
+    },
   }),
   pad: (c) => ({
     inputs: [c.float(c.whole(1, 4), c.whole(1, 5), c.channels())],
@@ -423,7 +432,7 @@ export const makers = (panel: number): Readonly<Record<string, Maker>> => ({
   }),
   broadcastTo(c) {
     const [h, ch] = [c.whole(1, 9), c.channels()]
-    return { inputs: [c.pick(c.float(), c.float(ch), c.float(h, 1))], attributes: { shape: [3, h, ch] } }
+    return { inputs: [c.pick(c.float(), c.float(ch), c.float(h, 1))], attributes: { shape: [c.whole(1, 3), h, ch] } }
   },
   copy: (c) => ({ inputs: [c.pick(c.float(c.whole(1, 300)), c.bytes(c.whole(1, 300)))], attributes: {} }),
   allFinite(c) {
@@ -436,7 +445,7 @@ export const makers = (panel: number): Readonly<Record<string, Maker>> => ({
     const [a, b] = [c.whole(1, 300), c.whole(1, 40)]
     return {
       inputs: [scalar(0.1), scalar(c.whole(0, 1)), scalar(0.5), c.float(a), c.float(a), c.float(a), c.float(b), c.float(b), c.float(b)],
-      attributes: { momentum: 0.9, nesterov: c.pick(true, false), weightDecay: [0.01, 0] },
+      attributes: { momentum: c.pick(0.9, 0.5), nesterov: c.pick(true, false), weightDecay: c.pick([0.01, 0], [0, 0.1]) },
     }
   },
   rmspropUpdate(c) {
@@ -449,7 +458,7 @@ export const makers = (panel: number): Readonly<Record<string, Maker>> => ({
         momentum: c.pick(0, 0.9),
         epsilon: c.pick(1, 1e-3),
         form: c.pick('tensorflow', 'pytorch', 'keras'),
-        weightDecay: [0.01, 0],
+        weightDecay: c.pick([0.01, 0], [0, 0.1]),
       },
     }
   },
@@ -458,14 +467,20 @@ export const makers = (panel: number): Readonly<Record<string, Maker>> => ({
     const group = (n: number) => [c.float(n), c.float(n), c.positive(n), c.float(n)]
     return {
       inputs: [scalar(0.1), scalar(c.pick(0, 1, 1)), scalar(0.5), scalar(c.pick(0, 1, 7, 100_000)), ...group(a), ...group(b)],
-      attributes: { beta1: 0.9, beta2: c.pick(0.99, 0.999), epsilon: 1e-6, weightDecay: [0.02, 0], trust: [c.whole(0, 1), c.whole(0, 1)] },
+      attributes: {
+        beta1: c.pick(0.9, 0.8),
+        beta2: c.pick(0.99, 0.999),
+        epsilon: c.pick(1e-6, 1e-3),
+        weightDecay: c.pick([0.02, 0], [0, 0.1]),
+        trust: [c.whole(0, 1), c.whole(0, 1)],
+      },
     }
   },
   averageUpdate(c) {
     const [a, b] = [c.whole(1, 300), c.whole(1, 40)]
     return {
       inputs: [scalar(0.99), scalar(c.whole(0, 1)), c.float(a), c.float(a), c.float(b), c.float(b)],
-      attributes: { factor: [1, 1.5] },
+      attributes: { factor: c.pick([1, 1.5], [0.5, 1]) },
     }
   },
 })

@@ -3,7 +3,22 @@ import { mkdtemp, readFile, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
-import { dataset, imageFolder, type Dataset, fit, type FitEvent, type FitOptions, loadModel, xception } from '../../src/index.js'
+import {
+  compile,
+  dataset,
+  type Dataset,
+  fit,
+  type FitEvent,
+  type FitOptions,
+  imageFolder,
+  loadModel,
+  mean,
+  sgd,
+  square,
+  tensor,
+  type Value,
+  xception,
+} from '../../src/index.js'
 import { writeShapes } from '../../src/data/shapes.js'
 import { multiply, softmaxCrossEntropy } from '../../src/ops/index.js'
 import { readState } from '../../src/runtime/state.js'
@@ -105,6 +120,35 @@ describe('fit', () => {
     })
     expect(existsSync(join(out, 'config.json'))).toBe(true)
   }, 120_000)
+
+  it('weights that an update made infinite are neither scored nor saved over good ones', async () => {
+    const out = join(folder, 'overflown')
+    const settings = { out, epochs: 2, batch: data.train.length, schedule: { kind: 'constant' }, average: 'none' } as const
+    const loss = (logits: Value, labels: Value) => multiply(softmaxCrossEntropy(logits, labels), 1e3)
+    await expect(train({ ...settings, loss, optimizer: { kind: 'sgd' }, rate: 3e38 })).rejects.toMatchObject({
+      code: 'ERR_DIVERGED',
+      message: expect.stringMatching(/at step 1: weights are not finite after it\. No checkpoint had been written/),
+    })
+    expect([existsSync(join(out, 'last.safetensors')), existsSync(join(out, 'best.safetensors'))]).toEqual([false, false])
+  }, 120_000)
+
+  it('dropout follows the seed: other runs, other masks', async () => {
+    const model = () => xception({ classes: 8, inputSize: 71, width: 0.04, middleRepeats: 1, dropout: 0.5 })
+    const lossOf = async (seed: number) => {
+      // Weights and order of the pictures are the same; the first step's loss differs by the masks alone.
+      using built = model()
+      const step = compile((x: Value) => mean(square(built(x))), { train: sgd({ rate: 1e-9 }), seed })
+      using x = tensor(
+        Float32Array.from({ length: 2 * 71 * 71 * 3 }, (_, i) => Math.sin(i)),
+        [2, 71, 71, 3],
+      )
+      const { loss } = await step.run(x as never)
+      return (await loss.data())[0]
+    }
+    expect(await lossOf(1)).toBe(await lossOf(1))
+    expect(await lossOf(1)).not.toBe(await lossOf(2))
+    await expect(lossOf(-1)).rejects.toThrowError(/compile: seed must be a whole number/)
+  })
 
   it('cuts batches into parts, stops early, keeps snapshots, calls back', async () => {
     const out = join(folder, 'more')

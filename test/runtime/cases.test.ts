@@ -1,0 +1,44 @@
+/** The random suite is only as good as its cases: every attribute that a reference reads varies, every optional input comes and goes. */
+
+import { describe, expect, it } from 'vitest'
+import { opDefinition } from '../../src/graph/op.js'
+import type { Attributes } from '../../src/graph/graph.js'
+import { Cases, makers, reference } from './cases.js'
+
+const DRAWS = 120
+/** What has one value: the width of a panel is the executor's, pools share the geometry of convolutions but are not dilated. */
+const FIXED: Readonly<Record<string, readonly string[]>> = {
+  packFilter: ['panel'],
+  maxPool2d: ['dilations'],
+  maxPool2dGradient: ['dilations'],
+  avgPool2d: ['dilations'],
+  avgPool2dGradient: ['dilations'],
+}
+
+describe('random cases', () => {
+  it.each(Object.keys(makers(48)))('%s', (kernel) => {
+    const cases = new Cases(11)
+    const seen = new Map<string, Set<string>>()
+    const present: Set<boolean>[] = []
+    for (let draw = 0; draw < DRAWS; draw++) {
+      const { inputs, attributes } = makers(48)[kernel]!(cases)
+      const watched = new Proxy(attributes, {
+        get(target, key) {
+          if (typeof key === 'string') {
+            const values = seen.get(key) ?? new Set<string>()
+            seen.set(key, values.add(JSON.stringify(target[key])))
+          }
+          return Reflect.get(target, key) as unknown
+        },
+      }) as Attributes
+      // References are slow on large shapes, and what they read of the attributes does not depend on the size.
+      if (inputs.every((input) => !input || input.data.length < 3000)) reference({ kernel, inputs, attributes: watched })
+      for (const [i, name] of opDefinition(kernel).inputs.entries())
+        if (name.endsWith('?')) (present[i] ??= new Set()).add(Boolean(inputs[i]))
+    }
+    const constant = [...seen].filter(([key, values]) => values.size < 2 && !FIXED[kernel]?.includes(key)).map(([key]) => key)
+    expect(constant, 'attributes that never vary').toEqual([])
+    const stuck = opDefinition(kernel).inputs.filter((_, i) => present[i] && present[i].size < 2)
+    expect(stuck, 'optional inputs that never come or go').toEqual([])
+  })
+})
