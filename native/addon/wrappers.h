@@ -79,6 +79,7 @@ class ExecutorWrapper : public Napi::ObjectWrap<ExecutorWrapper> {
   void read(const Napi::CallbackInfo& info);
   Napi::Value readAsync(const Napi::CallbackInfo& info);
   Napi::Value workspaceBytes(const Napi::CallbackInfo& info);
+  Napi::Value tiles(const Napi::CallbackInfo& info);
   Napi::Value load(const Napi::CallbackInfo& info);
   Napi::Value memory(const Napi::CallbackInfo& info);
   void setThreads(const Napi::CallbackInfo& info);

@@ -26,11 +26,36 @@ bool takesHalfTile(const DepthwiseProblem& problem) {
   return problem.dtype == DType::bfloat16 && problem.channels % 8 == 0;
 }
 
+std::string tileName(int height, int width) { return std::to_string(height) + "x" + std::to_string(width); }
+
+[[noreturn]] void unknownTile(const std::string& tile) {
+  throw Error("ERR_FORMAT", "there is no tile '" + tile + "' for this shape: it was tuned for another version");
+}
+
+constexpr const char* matrixTiles[] = {"32x64", "64x64", "64x128", "128x128"};
+MatrixTile matrixTile(const std::string& name, const std::vector<std::string>& known) {
+  if (std::find(known.begin(), known.end(), name) == known.end()) unknownTile(name);
+  const auto* at = std::find(std::begin(matrixTiles), std::end(matrixTiles), name);
+  return static_cast<MatrixTile>(at - std::begin(matrixTiles));
+}
+
+bool onTensorCores(const SeparableProblem& problem) {
+  const MatrixProblem& m = problem.pointwise;
+  const int lanes = m.precision == Precision::bfloat16 ? 8 : 4;
+  return m.precision != Precision::float32 && problem.depthwise.multiplier == 1 && m.depth % lanes == 0 &&
+         m.columns % lanes == 0 && m.panel % lanes == 0;
+}
+bool vectorised(const SeparableProblem& problem) {
+  const MatrixProblem& m = problem.pointwise;
+  return m.depth % 4 == 0 && m.columns % 4 == 0 && m.panel % 4 == 0 && problem.depthwise.multiplier == 1;
+}
+
 int ceilDiv(int64_t a, int64_t b) { return static_cast<int>((a + b - 1) / b); }
 
 }  // namespace
 
-DepthwiseConfig chooseDepthwise(const DepthwiseProblem& problem, const DeviceProperties& device) {
+DepthwiseConfig chooseDepthwise(const DepthwiseProblem& problem, const DeviceProperties& device,
+                                const std::string& tile) {
   const Window& w = problem.window;
   const int vector = problem.multiplier == 1 && problem.channels % 4 == 0 ? 4 : 1;
   const DepthwiseConfig direct{DepthwiseVariant::direct, vector};
@@ -51,9 +76,10 @@ DepthwiseConfig chooseDepthwise(const DepthwiseProblem& problem, const DevicePro
   for (const auto& [tallest, widest] : tileSizes) {
     const int height = std::min(tallest, w.outHeight), width = std::min(widest, (w.outWidth + 3) / 4 * 4);
     const double bytes = inputTileBytes(w, height, width);
-    if (bytes <= static_cast<double>(budget))
+    if (bytes <= static_cast<double>(budget) && (tile.empty() || tile == tileName(tallest, widest)))
       return {variant, vector, height, width, static_cast<size_t>(bytes), halfTile};
   }
+  if (!tile.empty()) unknownTile(tile);
   return direct;  // a window so large or so dilated that its tile does not fit
 }
 
@@ -93,7 +119,37 @@ FilterGradientConfig chooseDepthwiseFilterGradient(const DepthwiseProblem& probl
   return config;
 }
 
-MatrixConfig chooseGemm(const GemmShape& shape, const DeviceProperties& device) {
+std::vector<std::string> tilesOf(const DepthwiseProblem& problem, const DeviceProperties& device) {
+  std::vector<std::string> tiles, shapes;
+  if (chooseDepthwise(problem, device).variant == DepthwiseVariant::direct) return tiles;
+  for (const auto& [height, width] : tileSizes) {
+    const int own = std::min(height, problem.window.outHeight),
+              across = std::min(width, (problem.window.outWidth + 3) / 4 * 4);
+    // Sizes that the image cuts to the same tile are one.
+    const std::string shape = tileName(own, across);
+    if (own * across < 16 || std::find(shapes.begin(), shapes.end(), shape) != shapes.end() ||
+        inputTileBytes(problem.window, own, across) > static_cast<double>(std::min(tileBudget, device.sharedBytes)))
+      continue;
+    shapes.push_back(shape);
+    tiles.push_back(tileName(height, width));
+  }
+  return tiles;
+}
+
+std::vector<std::string> tilesOf(const GemmShape& shape) {
+  if (shape.precision != Precision::float32 && shape.tensorCores) return {"64x64", "128x128"};
+  if (!shape.vectorised) return {};
+  if (shape.largeTiles) return {"32x64", "64x64", "128x128"};
+  return {};
+}
+
+std::vector<std::string> tilesOf(const SeparableProblem& problem) {
+  if (onTensorCores(problem)) return {"64x64", "128x128"};
+  if (vectorised(problem)) return {"32x64", "64x128"};
+  return {};
+}
+
+MatrixConfig chooseGemm(const GemmShape& shape, const DeviceProperties& device, const std::string& tile) {
   const int64_t enough = int64_t{2} * device.multiprocessors;  // two waves keep every multiprocessor busy
   const auto count = [&](int rows, int columns) {
     return shape.groups * blocks(shape.rows, shape.columns, rows, columns);
@@ -117,6 +173,11 @@ MatrixConfig chooseGemm(const GemmShape& shape, const DeviceProperties& device) 
     take(MatrixTile::tile128x128, 128, 128);
   else if (shape.vectorised && shape.rows > 32 && (fills || count(64, 64) >= enough))
     take(MatrixTile::tile64x64, 64, 64);
+  if (!tile.empty()) {
+    constexpr int sizes[][2] = {{32, 64}, {64, 64}, {64, 128}, {128, 128}};
+    const MatrixTile wanted = matrixTile(tile, tilesOf(shape));
+    take(wanted, sizes[static_cast<int>(wanted)][0], sizes[static_cast<int>(wanted)][1]);
+  }
   if (shape.splits && started < enough) {
     // At least 128 deep, so that a partial product costs more than adding it.
     const int64_t most = std::max<int64_t>(1, std::min<int64_t>(shape.depth / 128, 65535 / shape.groups));
@@ -128,19 +189,21 @@ MatrixConfig chooseGemm(const GemmShape& shape, const DeviceProperties& device) 
   return config;
 }
 
-MatrixConfig chooseSeparable(const SeparableProblem& problem, const DeviceProperties& device) {
-  const DepthwiseProblem& d = problem.depthwise;
+MatrixConfig chooseSeparable(const SeparableProblem& problem, const DeviceProperties& device, const std::string& tile) {
   const MatrixProblem& m = problem.pointwise;
-  const bool vectorised = m.depth % 4 == 0 && m.columns % 4 == 0 && m.panel % 4 == 0 && d.multiplier == 1;
   // Every tile of columns computes the depthwise result again: wide tiles.
-  const int lanes = m.precision == Precision::bfloat16 ? 8 : 4;
-  if (m.precision != Precision::float32 && vectorised && m.depth % lanes == 0 && m.columns % lanes == 0 &&
-      m.panel % lanes == 0) {
-    const bool large = m.columns > 64 && blocks(m.rows, m.columns, 128, 128) >= device.multiprocessors;
-    return {large ? MatrixTile::tile128x128 : MatrixTile::tile64x64, 4, 1, m.depth, m.precision};
+  MatrixConfig config{MatrixTile::tile32x64, vectorised(problem) ? 4 : 1, 1, m.depth};
+  const auto fills = [&](int rows) {
+    return m.columns > 64 && blocks(m.rows, m.columns, rows, 128) >= device.multiprocessors;
+  };
+  if (onTensorCores(problem)) {
+    config.precision = m.precision;
+    config.tile = fills(128) ? MatrixTile::tile128x128 : MatrixTile::tile64x64;
+  } else if (vectorised(problem) && fills(64)) {
+    config.tile = MatrixTile::tile64x128;
   }
-  const bool wide = vectorised && m.columns > 64 && blocks(m.rows, m.columns, 64, 128) >= device.multiprocessors;
-  return {wide ? MatrixTile::tile64x128 : MatrixTile::tile32x64, vectorised ? 4 : 1, 1, m.depth};
+  if (!tile.empty()) config.tile = matrixTile(tile, tilesOf(problem));
+  return config;
 }
 
 namespace {
@@ -176,12 +239,11 @@ std::string describe(const FilterGradientConfig& config) {
 }
 
 std::string describe(const MatrixConfig& config) {
-  constexpr const char* names[] = {"32x64", "64x64", "64x128", "128x128"};
-  std::string text = names[static_cast<int>(config.tile)];
+  std::string text = matrixTiles[static_cast<int>(config.tile)];
   text += ", " + std::to_string(config.vector) + (config.vector > 1 ? " elements" : " element") + " per access";
   if (config.precision != Precision::float32)
-    text =
-        std::string(config.precision == Precision::tf32 ? "tf32 " : "bfloat16 ") + names[static_cast<int>(config.tile)];
+    text = std::string(config.precision == Precision::tf32 ? "tf32 " : "bfloat16 ") +
+           matrixTiles[static_cast<int>(config.tile)];
   if (config.splits > 1) text += ", " + std::to_string(config.splits) + " splits";
   return text;
 }

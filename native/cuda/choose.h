@@ -1,6 +1,9 @@
 // The second layer of a kernel: which variant with which tiles serves a problem on a device. Pure functions of plain
 // data, so that the choice is tested and printed without a GPU. The rules are estimates (not measured on hardware yet).
 #pragma once
+#include <string>
+#include <vector>
+
 #include "driver.h"
 #include "problem.h"
 
@@ -59,10 +62,19 @@ struct MatrixConfig {
   Precision precision = Precision::float32;  // others: tensor cores, tiles of 128x128 or 64x64
 };
 
-DepthwiseConfig chooseDepthwise(const DepthwiseProblem& problem, const DeviceProperties& device);
+// `tile`: '' for the rule's own choice, or one of the names that tilesOf gives, which the tuner has measured; anything
+// else throws ERR_FORMAT.
+DepthwiseConfig chooseDepthwise(const DepthwiseProblem& problem, const DeviceProperties& device,
+                                const std::string& tile = "");
 FilterGradientConfig chooseDepthwiseFilterGradient(const DepthwiseProblem& problem, const DeviceProperties& device);
-MatrixConfig chooseGemm(const GemmShape& shape, const DeviceProperties& device);
-MatrixConfig chooseSeparable(const SeparableProblem& problem, const DeviceProperties& device);
+MatrixConfig chooseGemm(const GemmShape& shape, const DeviceProperties& device, const std::string& tile = "");
+MatrixConfig chooseSeparable(const SeparableProblem& problem, const DeviceProperties& device,
+                             const std::string& tile = "");
+
+// Tiles that serve a problem, by name; fewer than two: there is nothing to choose.
+std::vector<std::string> tilesOf(const DepthwiseProblem& problem, const DeviceProperties& device);
+std::vector<std::string> tilesOf(const GemmShape& shape);
+std::vector<std::string> tilesOf(const SeparableProblem& problem);
 
 // 'tiled3x3 8x16, 4 channels per access': for reports and tests.
 std::string describe(const DepthwiseConfig& config);

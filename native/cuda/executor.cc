@@ -41,6 +41,7 @@ class DeviceExecutor final : public Executor {
     device_->copyOut(host, memory.data() + offset, bytes);
   }
   size_t workspaceBytes(const CallDescription& call) override { return makeKernel(call)->workspaceBytes(); }
+  std::vector<std::string> tiles(const CallDescription& call) override { return makeKernel(call)->tiles(); }
   std::unique_ptr<LoadedProgram> load(ProgramDescription description) override;
   void setThreads(int) override {}
 

@@ -143,6 +143,8 @@ class Executor {
   virtual void copyOut(const Allocation& memory, size_t offset, void* host, size_t bytes) = 0;
   // Scratch that a call needs in the arena.
   virtual size_t workspaceBytes(const CallDescription& call) = 0;
+  // Values of the attribute `tile` among which a tuner may choose for this call; fewer than two: there is no choice.
+  virtual std::vector<std::string> tiles(const CallDescription&) { return {}; }
   virtual std::unique_ptr<LoadedProgram> load(ProgramDescription program) = 0;
   virtual MemoryReport memory() const = 0;
   // Number of host threads; no effect on devices that have none. Called while no run is under way.

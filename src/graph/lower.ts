@@ -151,14 +151,13 @@ export function lower(graph: Graph, target: Target): Lowered {
   for (const { from, to } of copies) used.add(storages.get(from)!).add(to)
   for (const storage of all) if (used.has(storage)) index.set(storage, index.size)
 
-  const workspaces = calls.map((call) =>
-    target.workspaceBytes(
-      call.kernel,
-      call.inputs.map((value) => value && value.type),
-      call.node.outputs.map(({ type }) => type),
-      call.node.attributes,
-    ),
-  )
+  const signature = ({ kernel, inputs, node }: (typeof calls)[number]) =>
+    [kernel, inputs.map((value) => value && value.type), node.outputs.map(({ type }) => type)] as const
+  const attributes = calls.map((call) => {
+    const tile = target.tile?.(...signature(call), call.node.attributes)
+    return tile === undefined ? call.node.attributes : { ...call.node.attributes, tile }
+  })
+  const workspaces = calls.map((call, i) => target.workspaceBytes(...signature(call), attributes[i]!))
   const arena = [...index.keys()].filter(({ place }) => place === 'arena')
   const scratch = calls.flatMap(({ step }, i) => (workspaces[i]! > 0 ? [{ bytes: workspaces[i]!, from: step, to: step, call: i }] : []))
   const plan = planMemory([
@@ -199,7 +198,7 @@ export function lower(graph: Graph, target: Target): Lowered {
     kernel: call.kernel,
     inputs: call.inputs.map((value) => value && view(value)),
     outputs: call.node.outputs.map((value, j) => (sameStorageShape(call.outputs[j]!, value) ? index.get(call.outputs[j]!)! : view(value))),
-    attributes: call.node.attributes,
+    attributes: attributes[i]!,
     scope: call.node.scope,
     ...(workspaceAt.has(i) && { workspace: { offset: workspaceAt.get(i)!, bytes: workspaces[i]! } }),
   }))

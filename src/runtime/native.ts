@@ -61,6 +61,8 @@ export interface NativeExecutor {
   /** `bytes` must not be transferred before the promise is settled. */
   readAsync(memory: NativeMemory, offset: number, bytes: Uint8Array): Promise<boolean>
   workspaceBytes(kernel: string, inputs: readonly unknown[], outputs: readonly unknown[], attributes: object): number
+  /** Values of the attribute `tile` among which the tuner may choose; fewer than two: there is no choice. */
+  tiles(kernel: string, inputs: readonly unknown[], outputs: readonly unknown[], attributes: object): string[]
   load(program: object): NativeProgram
   memory(): { allocated: number; peak: number; arena: number }
   setThreads(threads: number): void

@@ -47,7 +47,9 @@ uint32_t blocksOf(int64_t tasks) { return static_cast<uint32_t>((tasks + depthwi
 class Depthwise final : public Kernel {
  public:
   Depthwise(const CallDescription& call, const DeviceProperties& device)
-      : problem_(checkDepthwise(call)), config_(chooseDepthwise(problem_, device)) {
+      : problem_(checkDepthwise(call)),
+        config_(chooseDepthwise(problem_, device, tileOf(call))),
+        tiles_(tilesOf(problem_, device)) {
     const Window& w = problem_.window;
     outChannels_ = problem_.channels * problem_.multiplier;
     outElements_ = int64_t{problem_.batch} * w.outHeight * w.outWidth * outChannels_;
@@ -58,6 +60,7 @@ class Depthwise final : public Kernel {
   }
 
   std::string describe() const override { return cuda::describe(config_); }
+  std::vector<std::string> tiles() const override { return tiles_; }
 
   void launch(DeviceInterface& device, const Arguments& arguments) const override {
     const Window& w = problem_.window;
@@ -81,6 +84,7 @@ class Depthwise final : public Kernel {
  private:
   const DepthwiseProblem problem_;
   const DepthwiseConfig config_;
+  const std::vector<std::string> tiles_;
   Extent grid_;
   int outChannels_;
   int64_t outElements_;
@@ -93,7 +97,10 @@ class InputGradient final : public Kernel {
     const Window& w = problem_.window;
     elements_ = int64_t{problem_.batch} * w.height * w.width * problem_.channels;
     config_.vector = problem_.multiplier == 1 && problem_.channels % 4 == 0 ? 4 : 1;
-    if (w.strideHeight == 1 && w.strideWidth == 1) config_ = chooseDepthwise(reversed_, device);
+    if (w.strideHeight == 1 && w.strideWidth == 1) {
+      config_ = chooseDepthwise(reversed_, device, tileOf(call));
+      tiles_ = tilesOf(reversed_, device);
+    }
     if (config_.variant != DepthwiseVariant::direct)
       grid_ = tileGrid(call, reversed_, config_);
     else
@@ -101,6 +108,7 @@ class InputGradient final : public Kernel {
   }
 
   std::string describe() const override { return cuda::describe(config_); }
+  std::vector<std::string> tiles() const override { return tiles_; }
 
   void launch(DeviceInterface& device, const Arguments& arguments) const override {
     const Window& w = problem_.window;
@@ -140,6 +148,7 @@ class InputGradient final : public Kernel {
 
   const DepthwiseProblem problem_, reversed_;
   DepthwiseConfig config_{DepthwiseVariant::direct, 1};
+  std::vector<std::string> tiles_;
   Extent grid_;
   int64_t elements_;
 };

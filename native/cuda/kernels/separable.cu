@@ -12,11 +12,13 @@ namespace {
 class Separable final : public Kernel {
  public:
   Separable(const CallDescription& call, const DeviceProperties& device)
-      : problem_(checkSeparable(call)), config_(chooseSeparable(problem_, device)) {
+      : problem_(checkSeparable(call)), config_(chooseSeparable(problem_, device, tileOf(call))) {
     if (problem_.pointwise.columns > 64 * 65535) refuse(call, "more than 4194240 output channels");
   }
 
   std::string describe() const override { return cuda::describe(config_) + (plain3x3() ? ", 3x3 taps" : ", any taps"); }
+
+  std::vector<std::string> tiles() const override { return tilesOf(problem_); }
 
   void launch(DeviceInterface& device, const Arguments& arguments) const override {
     if (config_.tile == MatrixTile::tile64x128)

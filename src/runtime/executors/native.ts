@@ -16,9 +16,11 @@ import {
   type NativeExecutorInfo,
   type NativeMemory,
   type NativeProgram,
+  packageVersion,
   requireNative,
 } from '../native.js'
 import type { Program } from '../program.js'
+import { Tuner } from '../tuner.js'
 
 /** Calls into the addon; its errors become SepconvErrors whose stack is the caller's. */
 function native<T>(call: () => T): T {
@@ -133,6 +135,10 @@ class NativeLoadedProgram implements LoadedProgram {
   }
 }
 
+/** Whatever a measured tile may depend on. */
+const tuningKey = ({ device, name, computeCapability, multiprocessors, driverVersion }: NativeExecutorInfo): string =>
+  [device ?? name, computeCapability, multiprocessors, driverVersion, packageVersion].filter((part) => part !== undefined).join(' ')
+
 const offsets = (bindings: readonly Binding[]): number[] => bindings.map(({ offset }) => offset)
 
 /** Any executor of the addon. */
@@ -146,7 +152,11 @@ export class NativeDeviceExecutor implements Executor {
     this.name = name
     this.handle = native(() => addon.openExecutor(name, options))
     const { panel = 0, dtypes = ['float32'], cacheBytes = 0 } = this.handle.info()
+    // Off by default: a rule decides without waiting, and with the same bits everywhere.
+    const tuner =
+      name !== 'cpu' && process.env.SEPCONV_TUNE === '1' ? new Tuner(this.handle, { key: tuningKey(this.handle.info()) }) : undefined
     this.target = {
+      ...(tuner && { tile: (...call: Parameters<Tuner['tile']>) => native(() => tuner.tile(...call)) }),
       name: name === 'cpu' ? 'cpu' : 'cuda',
       dtypes: dtypes as DType[],
       cacheBytes,
