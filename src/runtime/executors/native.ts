@@ -160,6 +160,7 @@ export class NativeDeviceExecutor implements Executor {
       name: name === 'cpu' ? 'cpu' : 'cuda',
       dtypes: dtypes as DType[],
       cacheBytes,
+      fusesAverage: name !== 'cpu',
       panel,
       fusesSeparable: () => true,
       workspaceBytes: (
