@@ -326,7 +326,7 @@ export const globalMaxPool = (): Layer => layer('globalMaxPool', {}, (x) => ops.
 /**
  * In training, zeroes each element with probability `rate` and scales the rest by 1 / (1 − rate); a function of (seed, stream,
  * sample, element) alone, so the same sample meets the same mask whatever the batch. Nothing in inference.
- * @param options `seed`: the training step's (see {@link compile}) by default. `stream` sets the layers of a model apart: by
+ * @param options `seed`: the training step's (see `compile`) by default. `stream` sets the layers of a model apart: by
  *   default the layer's place among those of the step.
  * @throws ERR_ARGUMENT for a rate outside [0, 1).
  */
