@@ -26,7 +26,14 @@ const build = spawnSync(process.execPath, [join(root, 'scripts/build-emulator.mj
 if (build.status !== 0) process.exit(1)
 const { status } = spawnSync(
   process.execPath,
-  [join(root, 'node_modules/vitest/vitest.mjs'), 'run', 'test/cuda/suite.test.ts', 'test/cuda/arch.test.ts', 'test/cuda/emulator.test.ts'],
+  [
+    join(root, 'node_modules/vitest/vitest.mjs'),
+    'run',
+    'test/cuda/suite.test.ts',
+    'test/cuda/precision.test.ts',
+    'test/cuda/arch.test.ts',
+    'test/cuda/emulator.test.ts',
+  ],
   {
     cwd: root,
     stdio: 'inherit',

@@ -21,8 +21,8 @@ function run(name, command, args) {
   }
 }
 
-const sources = readdirSync(path.join(root, 'native'), { recursive: true })
-  .map((file) => path.join('native', file))
+const sources = ['native', 'test']
+  .flatMap((folder) => readdirSync(path.join(root, folder), { recursive: true }).map((file) => path.join(folder, file)))
   .filter((file) => /\.(cc|h|cu|cuh|inl)$/.test(file))
   .sort()
 

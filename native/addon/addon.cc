@@ -1,6 +1,6 @@
 // The addon's exports: version, executors(), openExecutor(name, {threads, isa}), mapFile(path), and for benchmarks
-// peakGflops(isa, threads) and copyGbps(bytes, threads). No device is touched before executors() or openExecutor() is
-// called.
+// cudaLibraries(), peakGflops(isa, threads) and copyGbps(bytes, threads). No device is touched before executors() or
+// openExecutor() is called.
 #include <napi.h>
 
 #include "../cpu/probe.h"
@@ -71,6 +71,8 @@ Napi::Value copyGbps(const Napi::CallbackInfo& info) {
   });
 }
 
+Napi::Value cudaLibrariesOf(const Napi::CallbackInfo& info) { return fromLibraries(info.Env(), cudaLibraries()); }
+
 Napi::Object initialise(Napi::Env env, Napi::Object exports) {
   auto* classes = new Classes;
   classes->executor = Napi::Persistent(ExecutorWrapper::define(env));
@@ -79,6 +81,7 @@ Napi::Object initialise(Napi::Env env, Napi::Object exports) {
   env.SetInstanceData(classes);
   exports.Set("version", SEPCONV_VERSION);
   exports.Set("executors", Napi::Function::New(env, executors, "executors"));
+  exports.Set("cudaLibraries", Napi::Function::New(env, cudaLibrariesOf, "cudaLibraries"));
   exports.Set("openExecutor", Napi::Function::New(env, openExecutor, "openExecutor"));
   exports.Set("mapFile", Napi::Function::New(env, mapFile, "mapFile"));
   exports.Set("peakGflops", Napi::Function::New(env, peakGflops, "peakGflops"));

@@ -214,6 +214,20 @@ CallDescription toCall(const Napi::Value& kernel, const Napi::Value& inputs, con
   return call;
 }
 
+Napi::Array fromLibraries(Napi::Env env, const std::vector<LibraryVersion>& libraries) {
+  Napi::Array array = Napi::Array::New(env, libraries.size());
+  for (size_t i = 0; i < libraries.size(); ++i) {
+    Napi::Object entry = Napi::Object::New(env);
+    entry.Set("name", libraries[i].name);
+    if (libraries[i].version.empty())
+      entry.Set("reason", libraries[i].reason);
+    else
+      entry.Set("version", libraries[i].version);
+    array.Set(static_cast<uint32_t>(i), entry);
+  }
+  return array;
+}
+
 Napi::Object fromInfo(Napi::Env env, const ExecutorInfo& info) {
   Napi::Object object = Napi::Object::New(env);
   object.Set("name", info.name);

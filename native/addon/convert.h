@@ -13,5 +13,6 @@ ProgramDescription toProgram(const Napi::Value& value);
 CallDescription toCall(const Napi::Value& kernel, const Napi::Value& inputs, const Napi::Value& outputs,
                        const Napi::Value& attributes);
 Napi::Object fromInfo(Napi::Env env, const ExecutorInfo& info);
+Napi::Array fromLibraries(Napi::Env env, const std::vector<LibraryVersion>& libraries);
 
 }  // namespace sepconv::addon

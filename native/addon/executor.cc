@@ -38,8 +38,8 @@ Napi::Function ExecutorWrapper::define(Napi::Env env) {
        InstanceMethod<&ExecutorWrapper::buffer>("buffer"), InstanceMethod<&ExecutorWrapper::write>("write"),
        InstanceMethod<&ExecutorWrapper::read>("read"), InstanceMethod<&ExecutorWrapper::readAsync>("readAsync"),
        InstanceMethod<&ExecutorWrapper::workspaceBytes>("workspaceBytes"),
-       InstanceMethod<&ExecutorWrapper::load>("load"), InstanceMethod<&ExecutorWrapper::memory>("memory"),
-       InstanceMethod<&ExecutorWrapper::setThreads>("setThreads")});
+       InstanceMethod<&ExecutorWrapper::tiles>("tiles"), InstanceMethod<&ExecutorWrapper::load>("load"),
+       InstanceMethod<&ExecutorWrapper::memory>("memory"), InstanceMethod<&ExecutorWrapper::setThreads>("setThreads")});
 }
 
 Napi::Value ExecutorWrapper::create(Napi::Env env, std::unique_ptr<Executor> executor) {
@@ -124,6 +124,15 @@ Napi::Value ExecutorWrapper::workspaceBytes(const Napi::CallbackInfo& info) {
   return guarded(info.Env(), [&] {
     const size_t bytes = device_->executor().workspaceBytes(toCall(info[0], info[1], info[2], info[3]));
     return Napi::Number::New(info.Env(), static_cast<double>(bytes));
+  });
+}
+
+Napi::Value ExecutorWrapper::tiles(const Napi::CallbackInfo& info) {
+  return guarded(info.Env(), [&] {
+    const std::vector<std::string> tiles = device_->executor().tiles(toCall(info[0], info[1], info[2], info[3]));
+    Napi::Array array = Napi::Array::New(info.Env(), tiles.size());
+    for (size_t i = 0; i < tiles.size(); ++i) array.Set(static_cast<uint32_t>(i), tiles[i]);
+    return array;
   });
 }
 

@@ -29,7 +29,8 @@ Napi::Function ProgramWrapper::define(Napi::Env env) {
       env, "NativeProgram",
       {InstanceMethod<&ProgramWrapper::bind>("bind"), InstanceMethod<&ProgramWrapper::run>("run"),
        InstanceMethod<&ProgramWrapper::runSync>("runSync"), InstanceMethod<&ProgramWrapper::profile>("profile"),
-       InstanceMethod<&ProgramWrapper::abort>("abort"), InstanceMethod<&ProgramWrapper::dispose>("dispose")});
+       InstanceMethod<&ProgramWrapper::elapsed>("elapsed"), InstanceMethod<&ProgramWrapper::abort>("abort"),
+       InstanceMethod<&ProgramWrapper::dispose>("dispose")});
 }
 
 Napi::Value ProgramWrapper::create(Napi::Env env, std::shared_ptr<Device> device,
@@ -100,6 +101,14 @@ Napi::Value ProgramWrapper::profile(const Napi::CallbackInfo& info) {
     Napi::Float64Array array = Napi::Float64Array::New(info.Env(), nanoseconds.size());
     std::copy(nanoseconds.begin(), nanoseconds.end(), array.Data());
     return array;
+  });
+}
+
+Napi::Value ProgramWrapper::elapsed(const Napi::CallbackInfo& info) {
+  return guarded(info.Env(), [&]() -> Napi::Value {
+    const std::shared_ptr<Run> run = prepare(info);
+    device_->drain();
+    return Napi::Number::New(info.Env(), program().elapsed(*run));
   });
 }
 

@@ -52,6 +52,7 @@ class ProgramWrapper : public Napi::ObjectWrap<ProgramWrapper> {
   Napi::Value run(const Napi::CallbackInfo& info);
   void runSync(const Napi::CallbackInfo& info);
   Napi::Value profile(const Napi::CallbackInfo& info);
+  Napi::Value elapsed(const Napi::CallbackInfo& info);
   void abort(const Napi::CallbackInfo& info);
   void dispose(const Napi::CallbackInfo& info);
 
@@ -78,6 +79,7 @@ class ExecutorWrapper : public Napi::ObjectWrap<ExecutorWrapper> {
   void read(const Napi::CallbackInfo& info);
   Napi::Value readAsync(const Napi::CallbackInfo& info);
   Napi::Value workspaceBytes(const Napi::CallbackInfo& info);
+  Napi::Value tiles(const Napi::CallbackInfo& info);
   Napi::Value load(const Napi::CallbackInfo& info);
   Napi::Value memory(const Napi::CallbackInfo& info);
   void setThreads(const Napi::CallbackInfo& info);

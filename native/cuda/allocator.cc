@@ -45,9 +45,11 @@ std::shared_ptr<Allocation> DeviceAllocator::allocate(size_t bytes) {
       } catch (const Error& second) {
         if (std::string(second.code) != "ERR_MEMORY") throw;
         const DeviceInterface::Memory memory = device_->memory();
+        const size_t used = memory.total - memory.free, others = used > allocated_ ? used - allocated_ : 0;
         throw Error("ERR_MEMORY", device_->properties().name + ": out of memory: needed " + mebibytes(bytes) +
                                       ", free " + mebibytes(memory.free) + " of " + mebibytes(memory.total) +
                                       ", held by this executor " + mebibytes(allocated_) +
+                                      ", by others (the driver, other processes) " + mebibytes(others) +
                                       "; use a smaller batch or dispose of tensors");
       }
     }

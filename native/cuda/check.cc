@@ -109,6 +109,17 @@ void checkGroups(const CallDescription& call, const Conv2dProblem& problem) {
                      " for " + std::to_string(problem.cin) + " and " + std::to_string(problem.cout));
 }
 
+// [n, outHeight, outWidth, channels]
+TensorType outputOf(DType dtype, int64_t batch, const Window& window, int64_t channels) {
+  return {dtype, {batch, window.outHeight, window.outWidth, channels}};
+}
+
+// What the data gradient of a convolution gives: the input, whose size is an attribute.
+TensorType gradientOf(const CallDescription& call, const TensorType& gradient, int64_t channels) {
+  const auto size = requireIntegers(call, "inputSize", 2, 1);
+  return {gradient.dtype, {gradient.dim(0), size[0], size[1], channels}};
+}
+
 }  // namespace
 
 Window poolWindow(const CallDescription& call, const TensorType& x) {
@@ -120,7 +131,7 @@ DepthwiseProblem checkDepthwise(const CallDescription& call) {
   DepthwiseProblem problem = depthwiseOf(call, "filter");
   problem.activation = activation(call.attributes, "activation");
   const int64_t channels = problem.channels, outChannels = channels * problem.multiplier;
-  const TensorType y{problem.dtype, {problem.batch, problem.window.outHeight, problem.window.outWidth, outChannels}};
+  const TensorType y = outputOf(problem.dtype, problem.batch, problem.window, outChannels);
   requireOutputLike(call, 0, y);
   requireShape(call, 2, "inputScale", {channels});
   requireShape(call, 3, "inputShift", {channels});
@@ -133,8 +144,7 @@ DepthwiseProblem checkDepthwise(const CallDescription& call) {
 DepthwiseProblem checkDepthwiseInputGradient(const CallDescription& call) {
   const TensorType& gradient = requireFloating(call, 0, "gradient", 4);
   const auto& filter = requireInput(call, 1, "filter", 4, gradient.dtype).shape;
-  const auto size = requireIntegers(call, "inputSize", 2, 1);
-  const TensorType dz{gradient.dtype, {gradient.dim(0), size[0], size[1], filter[2]}};
+  const TensorType dz = gradientOf(call, gradient, filter[2]);
   DepthwiseProblem problem{};
   problem.window = windowOf(call, dz.shape, filter[0], filter[1]);
   problem.dtype = gradient.dtype;
@@ -142,8 +152,7 @@ DepthwiseProblem checkDepthwiseInputGradient(const CallDescription& call) {
   problem.channels = static_cast<int>(filter[2]);
   problem.multiplier = static_cast<int>(filter[3]);
   problem.inputActivation = activation(call.attributes, "inputActivation");
-  requireLike(call, 0, "gradient",
-              {gradient.dtype, {dz.dim(0), problem.window.outHeight, problem.window.outWidth, filter[2] * filter[3]}});
+  requireLike(call, 0, "gradient", outputOf(gradient.dtype, dz.dim(0), problem.window, filter[2] * filter[3]));
   requireMask(call, problem.inputActivation, dz);
   requireShape(call, 3, "inputScale", {filter[2]});
   requireShape(call, 4, "inputShift", {filter[2]});
@@ -163,8 +172,7 @@ DepthwiseProblem checkDepthwiseFilterGradient(const CallDescription& call) {
   problem.channels = static_cast<int>(x.dim(3));
   problem.multiplier = static_cast<int>(gradient.dim(3) / x.dim(3));
   problem.inputActivation = activation(call.attributes, "inputActivation");
-  requireLike(call, 1, "gradient",
-              {x.dtype, {x.dim(0), problem.window.outHeight, problem.window.outWidth, gradient.dim(3)}});
+  requireLike(call, 1, "gradient", outputOf(x.dtype, x.dim(0), problem.window, gradient.dim(3)));
   requireShape(call, 2, "inputScale", {x.dim(3)});
   requireShape(call, 3, "inputShift", {x.dim(3)});
   requireOutput(call, 0, {kernel[0], kernel[1], x.dim(3), problem.multiplier});
@@ -243,7 +251,7 @@ SeparableProblem checkSeparable(const CallDescription& call) {
   p.rows = int64_t{d.batch} * d.window.outHeight * d.window.outWidth;
   p.inputActivation = Activation::none;
   p.activation = activation(call.attributes, "activation");
-  const TensorType y{d.dtype, {d.batch, d.window.outHeight, d.window.outWidth, p.columns}};
+  const TensorType y = outputOf(d.dtype, d.batch, d.window, p.columns);
   requireOutputLike(call, 0, y);
   requireShape(call, 3, "inputScale", {channels});
   requireShape(call, 4, "inputShift", {channels});
@@ -271,7 +279,7 @@ Conv2dProblem checkConv2d(const CallDescription& call) {
     requireInput(call, 1, "filter", 4, x.dtype);
     requireLike(call, 1, "filter", {x.dtype, {kernel[0], kernel[1], problem.cin / problem.groups, problem.cout}});
   }
-  const TensorType y{x.dtype, {x.dim(0), problem.window.outHeight, problem.window.outWidth, problem.cout}};
+  const TensorType y = outputOf(x.dtype, x.dim(0), problem.window, problem.cout);
   requireOutputLike(call, 0, y);
   requireShape(call, 2, "scale", {problem.cout});
   requireShape(call, 3, "shift", {problem.cout});
@@ -282,14 +290,11 @@ Conv2dProblem checkConv2d(const CallDescription& call) {
 Conv2dProblem checkConv2dInputGradient(const CallDescription& call) {
   const TensorType& gradient = requireFloating(call, 0, "gradient", 4);
   const auto& filter = requireInput(call, 1, "filter", 4, gradient.dtype).shape;
-  const auto size = requireIntegers(call, "inputSize", 2, 1);
-  const int64_t groups = call.attributes.integer("groups", 1);
-  const TensorType dx{gradient.dtype, {gradient.dim(0), size[0], size[1], filter[2] * groups}};
+  const TensorType dx = gradientOf(call, gradient, filter[2] * call.attributes.integer("groups", 1));
   Conv2dProblem problem = conv2dOf(call, dx, filter[0], filter[1]);
   problem.cout = static_cast<int>(filter[3]);
   checkGroups(call, problem);
-  requireLike(call, 0, "gradient",
-              {gradient.dtype, {dx.dim(0), problem.window.outHeight, problem.window.outWidth, filter[3]}});
+  requireLike(call, 0, "gradient", outputOf(gradient.dtype, dx.dim(0), problem.window, filter[3]));
   requireMask(call, problem.inputActivation, dx);
   requireOutputLike(call, 0, dx);
   return problem;
@@ -302,8 +307,7 @@ Conv2dProblem checkConv2dFilterGradient(const CallDescription& call) {
   Conv2dProblem problem = conv2dOf(call, x, kernel[0], kernel[1]);
   problem.cout = static_cast<int>(gradient.dim(3));
   checkGroups(call, problem);
-  requireLike(call, 1, "gradient",
-              {x.dtype, {x.dim(0), problem.window.outHeight, problem.window.outWidth, problem.cout}});
+  requireLike(call, 1, "gradient", outputOf(x.dtype, x.dim(0), problem.window, problem.cout));
   requireOutput(call, 0, {kernel[0], kernel[1], problem.cin / problem.groups, problem.cout});
   return problem;
 }

@@ -12,12 +12,53 @@ int64_t blocks(int64_t rows, int64_t columns, int tileRows, int tileColumns) {
   return (rows + tileRows - 1) / tileRows * ((columns + tileColumns - 1) / tileColumns);
 }
 
+constexpr int tileSizes[][2] = {{8, 16}, {8, 8}, {4, 8}, {4, 4}, {2, 4}, {1, 4}};
+
+// Of the input of height x width outputs.
+double inputTileBytes(const Window& w, int height, int width) {
+  const int64_t inHeight = int64_t{height - 1} * w.strideHeight + int64_t{w.kernelHeight - 1} * w.dilationHeight + 1;
+  const int64_t inWidth = int64_t{width - 1} * w.strideWidth + int64_t{w.kernelWidth - 1} * w.dilationWidth + 1;
+  return static_cast<double>(inHeight) * static_cast<double>(inWidth) * tileBytes;
+}
+
+// Copies of 16 bytes are 8 channels of bfloat16.
+bool takesHalfTile(const DepthwiseProblem& problem) {
+  return problem.dtype == DType::bfloat16 && problem.channels % 8 == 0;
+}
+
+std::string tileName(int height, int width) { return std::to_string(height) + "x" + std::to_string(width); }
+
+[[noreturn]] void unknownTile(const std::string& tile) {
+  throw Error("ERR_FORMAT", "there is no tile '" + tile + "' for this shape: it was tuned for another version");
+}
+
+constexpr const char* matrixTiles[] = {"32x64", "64x64", "64x128", "128x128"};
+MatrixTile matrixTile(const std::string& name, const std::vector<std::string>& known) {
+  if (std::find(known.begin(), known.end(), name) == known.end()) unknownTile(name);
+  const auto* at = std::find(std::begin(matrixTiles), std::end(matrixTiles), name);
+  return static_cast<MatrixTile>(at - std::begin(matrixTiles));
+}
+
+bool onTensorCores(const SeparableProblem& problem) {
+  const MatrixProblem& m = problem.pointwise;
+  const int lanes = m.precision == Precision::bfloat16 ? 8 : 4;
+  return m.precision != Precision::float32 && problem.depthwise.multiplier == 1 && m.depth % lanes == 0 &&
+         m.columns % lanes == 0 && m.panel % lanes == 0;
+}
+bool vectorised(const SeparableProblem& problem) {
+  const MatrixProblem& m = problem.pointwise;
+  return m.depth % 4 == 0 && m.columns % 4 == 0 && m.panel % 4 == 0 && problem.depthwise.multiplier == 1;
+}
+
+int ceilDiv(int64_t a, int64_t b) { return static_cast<int>((a + b - 1) / b); }
+
 }  // namespace
 
-DepthwiseConfig chooseDepthwise(const DepthwiseProblem& problem, const DeviceProperties& device) {
+DepthwiseConfig chooseDepthwise(const DepthwiseProblem& problem, const DeviceProperties& device,
+                                const std::string& tile) {
   const Window& w = problem.window;
   const int vector = problem.multiplier == 1 && problem.channels % 4 == 0 ? 4 : 1;
-  const DepthwiseConfig direct{DepthwiseVariant::direct, vector, 0, 0, 0};
+  const DepthwiseConfig direct{DepthwiseVariant::direct, vector};
   if (problem.multiplier > 1 || int64_t{w.outHeight} * w.outWidth == 1) return direct;
   DepthwiseVariant variant = DepthwiseVariant::tiled;
   if (w.kernelHeight == 3 && w.kernelWidth == 3 && w.dilationHeight == 1 && w.dilationWidth == 1 &&
@@ -29,21 +70,86 @@ DepthwiseConfig chooseDepthwise(const DepthwiseProblem& problem, const DevicePro
       w.strideHeight == 1 && w.strideWidth == 1 && vector == 4)
     variant = DepthwiseVariant::tiled5x5;
   const size_t budget = std::min(tileBudget, device.sharedBytes);
+  const bool halfTile = takesHalfTile(problem);
   // Widest first: less halo per output. Widths are multiples of the strip of four outputs that a thread of the 3x3
   // kernels makes.
-  const int sizes[][2] = {{8, 16}, {8, 8}, {4, 8}, {4, 4}, {2, 4}, {1, 4}};
-  for (const auto& [tallest, widest] : sizes) {
+  for (const auto& [tallest, widest] : tileSizes) {
     const int height = std::min(tallest, w.outHeight), width = std::min(widest, (w.outWidth + 3) / 4 * 4);
-    const int64_t inHeight = int64_t{height - 1} * w.strideHeight + int64_t{w.kernelHeight - 1} * w.dilationHeight + 1;
-    const int64_t inWidth = int64_t{width - 1} * w.strideWidth + int64_t{w.kernelWidth - 1} * w.dilationWidth + 1;
-    const double bytes =
-        static_cast<double>(inHeight) * static_cast<double>(inWidth) * depthwiseChannels * sizeof(float);
-    if (bytes <= static_cast<double>(budget)) return {variant, vector, height, width, static_cast<size_t>(bytes)};
+    const double bytes = inputTileBytes(w, height, width);
+    if (bytes <= static_cast<double>(budget) && (tile.empty() || tile == tileName(tallest, widest)))
+      return {variant, vector, height, width, static_cast<size_t>(bytes), halfTile};
   }
+  if (!tile.empty()) unknownTile(tile);
   return direct;  // a window so large or so dilated that its tile does not fit
 }
 
-MatrixConfig chooseGemm(const GemmShape& shape, const DeviceProperties& device) {
+FilterGradientConfig chooseDepthwiseFilterGradient(const DepthwiseProblem& problem, const DeviceProperties& device) {
+  const Window& w = problem.window;
+  const int channels = problem.channels * problem.multiplier;
+  FilterGradientConfig config;
+  config.vector = problem.multiplier == 1 && problem.channels % 4 == 0 ? 4 : 1;
+  config.halfTile = takesHalfTile(problem);
+  const bool square = w.kernelHeight == w.kernelWidth && problem.multiplier == 1;
+  if (square && (w.kernelHeight == 3 || (w.kernelHeight == 5 && config.vector == 4))) {
+    for (const auto& [tallest, widest] : tileSizes) {
+      // Tiles of equal size: 19 columns are two tiles of 12, not one of 16 and a rest.
+      const int height = ceilDiv(w.outHeight, ceilDiv(w.outHeight, tallest));
+      const int width = (ceilDiv(w.outWidth, ceilDiv(w.outWidth, widest)) + 3) / 4 * 4;
+      const double bytes = inputTileBytes(w, height, width) + double{tileBytes} * height * width;
+      if (bytes > static_cast<double>(std::min(tileBudget, device.sharedBytes))) continue;
+      config.tiled = true;
+      config.tileHeight = height;
+      config.tileWidth = width;
+      // The threads' sums are added in the same memory: at most 4 of 25 taps, 32 channels.
+      config.sharedBytes = std::max(static_cast<size_t>(bytes),
+                                    static_cast<size_t>(w.kernelHeight == 3 ? 8 * 9 : 4 * 25) * 32 * sizeof(float));
+      break;
+    }
+  }
+  if (!config.tiled) config.halfTile = false;
+  const int64_t groups = ceilDiv(channels, config.blockChannels());
+  const int64_t taps = config.tiled ? 1 : int64_t{w.kernelHeight} * w.kernelWidth;
+  const int64_t tiles = config.tiled ? int64_t{problem.batch} * ceilDiv(w.outHeight, config.tileHeight) *
+                                           ceilDiv(w.outWidth, config.tileWidth)
+                                     : int64_t{problem.batch} * w.outHeight;
+  // Two waves of four blocks; more would only leave more partial sums to add.
+  const int64_t wanted = std::max<int64_t>(1, int64_t{8} * device.multiprocessors / (groups * taps));
+  config.chunkLength = ceilDiv(tiles, std::min(wanted, tiles));
+  config.chunks = ceilDiv(tiles, config.chunkLength);
+  return config;
+}
+
+std::vector<std::string> tilesOf(const DepthwiseProblem& problem, const DeviceProperties& device) {
+  std::vector<std::string> tiles, shapes;
+  if (chooseDepthwise(problem, device).variant == DepthwiseVariant::direct) return tiles;
+  for (const auto& [height, width] : tileSizes) {
+    const int own = std::min(height, problem.window.outHeight),
+              across = std::min(width, (problem.window.outWidth + 3) / 4 * 4);
+    // Sizes that the image cuts to the same tile are one.
+    const std::string shape = tileName(own, across);
+    if (own * across < 16 || std::find(shapes.begin(), shapes.end(), shape) != shapes.end() ||
+        inputTileBytes(problem.window, own, across) > static_cast<double>(std::min(tileBudget, device.sharedBytes)))
+      continue;
+    shapes.push_back(shape);
+    tiles.push_back(tileName(height, width));
+  }
+  return tiles;
+}
+
+std::vector<std::string> tilesOf(const GemmShape& shape) {
+  if (shape.precision != Precision::float32 && shape.tensorCores) return {"64x64", "128x128"};
+  if (!shape.vectorised) return {};
+  if (shape.largeTiles) return {"32x64", "64x64", "128x128"};
+  return {};
+}
+
+std::vector<std::string> tilesOf(const SeparableProblem& problem) {
+  if (onTensorCores(problem)) return {"64x64", "128x128"};
+  if (vectorised(problem)) return {"32x64", "64x128"};
+  return {};
+}
+
+MatrixConfig chooseGemm(const GemmShape& shape, const DeviceProperties& device, const std::string& tile) {
   const int64_t enough = int64_t{2} * device.multiprocessors;  // two waves keep every multiprocessor busy
   const auto count = [&](int rows, int columns) {
     return shape.groups * blocks(shape.rows, shape.columns, rows, columns);
@@ -67,6 +173,11 @@ MatrixConfig chooseGemm(const GemmShape& shape, const DeviceProperties& device) 
     take(MatrixTile::tile128x128, 128, 128);
   else if (shape.vectorised && shape.rows > 32 && (fills || count(64, 64) >= enough))
     take(MatrixTile::tile64x64, 64, 64);
+  if (!tile.empty()) {
+    constexpr int sizes[][2] = {{32, 64}, {64, 64}, {64, 128}, {128, 128}};
+    const MatrixTile wanted = matrixTile(tile, tilesOf(shape));
+    take(wanted, sizes[static_cast<int>(wanted)][0], sizes[static_cast<int>(wanted)][1]);
+  }
   if (shape.splits && started < enough) {
     // At least 128 deep, so that a partial product costs more than adding it.
     const int64_t most = std::max<int64_t>(1, std::min<int64_t>(shape.depth / 128, 65535 / shape.groups));
@@ -78,26 +189,32 @@ MatrixConfig chooseGemm(const GemmShape& shape, const DeviceProperties& device) 
   return config;
 }
 
-MatrixConfig chooseSeparable(const SeparableProblem& problem, const DeviceProperties& device) {
-  const DepthwiseProblem& d = problem.depthwise;
+MatrixConfig chooseSeparable(const SeparableProblem& problem, const DeviceProperties& device, const std::string& tile) {
   const MatrixProblem& m = problem.pointwise;
-  const bool vectorised = m.depth % 4 == 0 && m.columns % 4 == 0 && m.panel % 4 == 0 && d.multiplier == 1;
   // Every tile of columns computes the depthwise result again: wide tiles.
-  const int lanes = m.precision == Precision::bfloat16 ? 8 : 4;
-  const Window& w = d.window;
-  const bool plain3x3 = w.kernelHeight == 3 && w.kernelWidth == 3 && w.dilationHeight == 1 && w.dilationWidth == 1;
-  if (m.precision != Precision::float32 && vectorised && plain3x3 && m.depth % lanes == 0 && m.columns % lanes == 0 &&
-      m.panel % lanes == 0) {
-    const bool large = m.columns > 64 && blocks(m.rows, m.columns, 128, 128) >= device.multiprocessors;
-    return {large ? MatrixTile::tile128x128 : MatrixTile::tile64x64, 4, 1, m.depth, m.precision};
+  MatrixConfig config{MatrixTile::tile32x64, vectorised(problem) ? 4 : 1, 1, m.depth};
+  const auto fills = [&](int rows) {
+    return m.columns > 64 && blocks(m.rows, m.columns, rows, 128) >= device.multiprocessors;
+  };
+  if (onTensorCores(problem)) {
+    config.precision = m.precision;
+    config.tile = fills(128) ? MatrixTile::tile128x128 : MatrixTile::tile64x64;
+  } else if (vectorised(problem) && fills(64)) {
+    config.tile = MatrixTile::tile64x128;
   }
-  const bool wide = vectorised && m.columns > 64 && blocks(m.rows, m.columns, 64, 128) >= device.multiprocessors;
-  return {wide ? MatrixTile::tile64x128 : MatrixTile::tile32x64, vectorised ? 4 : 1, 1, m.depth};
+  if (!tile.empty()) config.tile = matrixTile(tile, tilesOf(problem));
+  return config;
 }
 
+namespace {
+std::string accessOf(int vector, bool halfTile) {
+  return ", " + std::to_string(vector) + (vector > 1 ? " channels" : " channel") + " per access" +
+         (halfTile ? ", bfloat16 tile" : "");
+}
+}  // namespace
+
 std::string describe(const DepthwiseConfig& config) {
-  const std::string access =
-      ", " + std::to_string(config.vector) + (config.vector > 1 ? " channels" : " channel") + " per access";
+  const std::string access = accessOf(config.vector, config.halfTile);
   const std::string tile = " " + std::to_string(config.tileHeight) + "x" + std::to_string(config.tileWidth);
   switch (config.variant) {
     case DepthwiseVariant::direct:
@@ -114,13 +231,19 @@ std::string describe(const DepthwiseConfig& config) {
   return "";
 }
 
+std::string describe(const FilterGradientConfig& config) {
+  const std::string tile = config.tiled
+                               ? "tiled " + std::to_string(config.tileHeight) + "x" + std::to_string(config.tileWidth)
+                               : "a tap per block";
+  return tile + accessOf(config.vector, config.halfTile);
+}
+
 std::string describe(const MatrixConfig& config) {
-  constexpr const char* names[] = {"32x64", "64x64", "64x128", "128x128"};
-  std::string text = names[static_cast<int>(config.tile)];
+  std::string text = matrixTiles[static_cast<int>(config.tile)];
   text += ", " + std::to_string(config.vector) + (config.vector > 1 ? " elements" : " element") + " per access";
   if (config.precision != Precision::float32)
-    text =
-        std::string(config.precision == Precision::tf32 ? "tf32 " : "bfloat16 ") + names[static_cast<int>(config.tile)];
+    text = std::string(config.precision == Precision::tf32 ? "tf32 " : "bfloat16 ") +
+           matrixTiles[static_cast<int>(config.tile)];
   if (config.splits > 1) text += ", " + std::to_string(config.splits) + " splits";
   return text;
 }

@@ -1,10 +1,17 @@
 // The second layer of a kernel: which variant with which tiles serves a problem on a device. Pure functions of plain
 // data, so that the choice is tested and printed without a GPU. The rules are estimates (not measured on hardware yet).
 #pragma once
+#include <string>
+#include <vector>
+
 #include "driver.h"
 #include "problem.h"
 
 namespace sepconv::cuda {
+
+// A block of a tiled depthwise kernel holds this much per position, 32 channels of float32 or 64 of bfloat16: one
+// transaction of memory, and all banks of shared memory once.
+constexpr int tileBytes = 128;
 
 // `direct`: a thread per output, reading x through the caches; serves any window, any multiplier. `tiled`: the block's
 // input tile with its halo in shared memory. 3x3 and 5x5 variants keep
@@ -13,9 +20,23 @@ enum class DepthwiseVariant : uint8_t { direct, tiled, tiled3x3, tiled3x3Stride2
 
 struct DepthwiseConfig {
   DepthwiseVariant variant;
-  int vector;                 // channels per access: 4 or 1
-  int tileHeight, tileWidth;  // outputs per block; 0 for direct
-  size_t sharedBytes;
+  int vector;                         // channels per access: 4 or 1
+  int tileHeight = 0, tileWidth = 0;  // outputs per block; 0 for direct
+  size_t sharedBytes = 0;
+  bool halfTile = false;  // the tile holds bfloat16: copied 16 bytes at a time, and half the shared-memory traffic
+  int blockChannels() const { return tileBytes / (halfTile ? 2 : 4); }
+};
+
+// `tiled`: 3x3 or 5x5 in one pass over tiles of x and dy; else a tap per block. Chunks of tiles (or of output rows)
+// leave a partial sum each.
+struct FilterGradientConfig {
+  bool tiled = false;
+  int vector = 1;
+  int tileHeight = 0, tileWidth = 0;
+  size_t sharedBytes = 0;
+  bool halfTile = false;
+  int chunkLength = 1, chunks = 1;  // tiles or rows per chunk
+  int blockChannels() const { return tileBytes / (halfTile ? 2 : 4); }
 };
 
 // Products: rows x columns of y per block.
@@ -41,14 +62,23 @@ struct MatrixConfig {
   Precision precision = Precision::float32;  // others: tensor cores, tiles of 128x128 or 64x64
 };
 
-DepthwiseConfig chooseDepthwise(const DepthwiseProblem& problem, const DeviceProperties& device);
-MatrixConfig chooseGemm(const GemmShape& shape, const DeviceProperties& device);
-MatrixConfig chooseSeparable(const SeparableProblem& problem, const DeviceProperties& device);
+// `tile`: '' for the rule's own choice, or one of the names that tilesOf gives, which the tuner has measured; anything
+// else throws ERR_FORMAT.
+DepthwiseConfig chooseDepthwise(const DepthwiseProblem& problem, const DeviceProperties& device,
+                                const std::string& tile = "");
+FilterGradientConfig chooseDepthwiseFilterGradient(const DepthwiseProblem& problem, const DeviceProperties& device);
+MatrixConfig chooseGemm(const GemmShape& shape, const DeviceProperties& device, const std::string& tile = "");
+MatrixConfig chooseSeparable(const SeparableProblem& problem, const DeviceProperties& device,
+                             const std::string& tile = "");
+
+// Tiles that serve a problem, by name; fewer than two: there is nothing to choose.
+std::vector<std::string> tilesOf(const DepthwiseProblem& problem, const DeviceProperties& device);
+std::vector<std::string> tilesOf(const GemmShape& shape);
+std::vector<std::string> tilesOf(const SeparableProblem& problem);
 
 // 'tiled3x3 8x16, 4 channels per access': for reports and tests.
 std::string describe(const DepthwiseConfig& config);
+std::string describe(const FilterGradientConfig& config);
 std::string describe(const MatrixConfig& config);
-
-constexpr int depthwiseChannels = 32;  // per block of a tiled depthwise kernel: 128 bytes, one transaction per position
 
 }  // namespace sepconv::cuda

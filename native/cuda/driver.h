@@ -37,6 +37,7 @@ struct DeviceProperties {
   int major = 0, minor = 0;  // compute capability
   int multiprocessors = 1;
   size_t sharedBytes = 48 << 10;  // dynamic shared memory that one block may have
+  void* stream = nullptr;         // cudaStream_t of the launches, for libraries that launch by themselves
 };
 
 // The first error that a device has reported. From then on it is refused: what it would compute could be garbage, and
@@ -80,6 +81,8 @@ class DeviceInterface {
 
   virtual ~DeviceInterface() = default;
   virtual const DeviceProperties& properties() const = 0;
+  // Libraries that the calling thread uses from now on work on this device.
+  virtual void makeCurrent() = 0;
   virtual Memory memory() = 0;
   // At least 256-byte aligned, uninitialised.
   virtual void* allocate(size_t bytes) = 0;

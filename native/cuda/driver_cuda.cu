@@ -46,6 +46,7 @@ class CudaDevice final : public DeviceInterface {
     properties_.multiprocessors = found.multiProcessorCount;
     properties_.sharedBytes = found.sharedMemPerBlockOptin;
     check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "cudaStreamCreate");
+    properties_.stream = stream_;
     check(cudaStreamCreateWithFlags(&copies_, cudaStreamNonBlocking), "cudaStreamCreate");
     check(cudaEventCreate(&start_), "cudaEventCreate");
     check(cudaEventCreate(&stop_), "cudaEventCreate");
@@ -63,6 +64,7 @@ class CudaDevice final : public DeviceInterface {
   }
 
   const DeviceProperties& properties() const override { return properties_; }
+  void makeCurrent() override { enter(); }
 
   Memory memory() override {
     enter();
@@ -243,6 +245,7 @@ ExecutorInfo describeDevice(int index) {
   info.properties["device"] = std::string(found.name);
   info.properties["computeCapability"] = capability;
   info.properties["multiprocessors"] = static_cast<double>(found.multiProcessorCount);
+  info.properties["l2Bytes"] = static_cast<double>(found.l2CacheSize);
   info.properties["memoryBytes"] = static_cast<double>(found.totalGlobalMem);
   info.properties["panel"] = 0.0;
   info.properties["kernels"] = kernelNames();

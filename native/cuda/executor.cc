@@ -41,6 +41,7 @@ class DeviceExecutor final : public Executor {
     device_->copyOut(host, memory.data() + offset, bytes);
   }
   size_t workspaceBytes(const CallDescription& call) override { return makeKernel(call)->workspaceBytes(); }
+  std::vector<std::string> tiles(const CallDescription& call) override { return makeKernel(call)->tiles(); }
   std::unique_ptr<LoadedProgram> load(ProgramDescription description) override;
   void setThreads(int) override {}
 
@@ -61,6 +62,7 @@ class DeviceExecutor final : public Executor {
       throw Error("ERR_DEVICE",
                   "executor '" + info_.name + "' has no kernel for " + nameOf(call) + "; use another device");
     requireOutputs(call);
+    device_->makeCurrent();
     return found->second(call, device_->properties());
   }
 
@@ -125,21 +127,14 @@ class DeviceProgram final : public LoadedProgram {
 
   bool execute(const Run& run) override {
     const std::shared_ptr<Allocation> arena = arenaOfRun();
-    std::vector<char*> addresses = resolve(run, arena.get());
-    const size_t total = kernels_.size(), update = std::min(description_.updateStart, total);
-    if (run.aborted.load(std::memory_order_relaxed)) return false;
-    Recorded* recorded = recordingFor(std::move(addresses));
-    perform(*recorded, 0, 0, update);
-    // What writes state starts only when the rest is enqueued and nobody has changed their mind.
-    if (update < total) {
-      if (run.aborted.load(std::memory_order_relaxed)) {
-        executor_.device().synchronize();
-        return false;
-      }
-      perform(*recorded, 1, update, total);
-    }
+    const bool done = start(run, arena.get());
     executor_.device().synchronize();
-    return true;
+    return done;
+  }
+
+  double elapsed(const Run& run) override {
+    const std::shared_ptr<Allocation> arena = arenaOfRun();
+    return executor_.device().time([&] { start(run, arena.get()); });
   }
 
   std::vector<double> profile(const Run& run) override {
@@ -158,6 +153,21 @@ class DeviceProgram final : public LoadedProgram {
     bool repeated = false;
     std::unique_ptr<Recording> parts[2];
   };
+
+  // Enqueues everything, or what does not write state when it obeyed `run.aborted`.
+  bool start(const Run& run, const Allocation* arena) {
+    std::vector<char*> addresses = resolve(run, arena);
+    const size_t total = kernels_.size(), update = std::min(description_.updateStart, total);
+    if (run.aborted.load(std::memory_order_relaxed)) return false;
+    Recorded* recorded = recordingFor(std::move(addresses));
+    perform(*recorded, 0, 0, update);
+    // What writes state starts only when the rest is enqueued and nobody has changed their mind.
+    if (update < total) {
+      if (run.aborted.load(std::memory_order_relaxed)) return false;
+      perform(*recorded, 1, update, total);
+    }
+    return true;
+  }
 
   std::shared_ptr<Allocation> arenaOfRun() { return description_.arenaBytes ? executor_.arena() : nullptr; }
 

@@ -5,6 +5,7 @@
 #include <memory>
 #include <string>
 #include <unordered_map>
+#include <vector>
 
 #include "../kernels/kernel.h"
 #include "driver.h"
@@ -33,6 +34,8 @@ class Kernel {
   virtual size_t workspaceBytes() const { return 0; }
   // The variant and tiles that were chosen, where there was a choice.
   virtual std::string describe() const { return ""; }
+  // Tiles that the call may name in its attribute `tile`, for the tuner; fewer than two: there is nothing to choose.
+  virtual std::vector<std::string> tiles() const { return {}; }
   // Only launches: no allocation, no copies, no waiting, so that it can be recorded.
   virtual void launch(DeviceInterface& device, const Arguments& arguments) const = 0;
 };
@@ -63,5 +66,7 @@ void registerUpdateKernels(Registry& registry);
 const Registry& kernels();  // registry.cc
 // Throws ERR_FORMAT unless the call has as many outputs as its op.
 void requireOutputs(const CallDescription& call);
+// The attribute `tile`, or ''.
+inline std::string tileOf(const CallDescription& call) { return call.attributes.text("tile", ""); }
 
 }  // namespace sepconv::cuda

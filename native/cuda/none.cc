@@ -15,4 +15,6 @@ std::vector<ExecutorInfo> cudaExecutors() {
 
 std::unique_ptr<Executor> openCuda(int) { throw Error("ERR_DEVICE", cudaExecutors()[0].reason); }
 
+std::vector<LibraryVersion> cudaLibraries() { return {}; }
+
 }  // namespace sepconv

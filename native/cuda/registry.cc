@@ -1,6 +1,7 @@
 // The ops that the CUDA executor has, by name.
 #include "kernel.h"
 #include "problem.h"
+#include "vendor/vendor.h"
 
 namespace sepconv::cuda {
 
@@ -10,9 +11,15 @@ void requireOutputs(const CallDescription& call) {
   if (call.kernel == "batchNormStatistics" || call.kernel == "batchNormCoefficients") expected = 2;
   if (call.kernel == "batchNormGradient") expected = 3;
   if (call.kernel == "pointwiseConv2d" && call.attributes.flag("statistics")) expected = 3;
-  if (call.kernel == "sgdUpdate") expected = inputs < 3 ? 0 : (inputs - 3) / 3 * 2;
-  if (call.kernel == "rmspropUpdate") expected = inputs < 3 ? 0 : (inputs - 3) / 4 * 3;
-  if (call.kernel == "adamUpdate") expected = inputs < 4 ? 0 : 1 + (inputs - 4) / 4 * 3;
+  // Scalars and groups whose gradient is read only; `averaged`: one more scalar, and an average per group.
+  const auto update = [&](size_t scalars, size_t group) {
+    const size_t averaged = call.attributes.flag("averaged") ? 1 : 0;
+    return inputs < scalars + averaged ? 0
+                                       : (inputs - scalars - averaged) / (group + averaged) * (group - 1 + averaged);
+  };
+  if (call.kernel == "sgdUpdate") expected = update(3, 3);
+  if (call.kernel == "rmspropUpdate") expected = update(3, 4);
+  if (call.kernel == "adamUpdate") expected = 1 + update(4, 4);
   if (call.kernel == "averageUpdate") expected = inputs < 2 ? 0 : (inputs - 2) / 2;
   if (call.outputs.size() != expected)
     refuse(call, "expected " + std::to_string(expected) + " outputs, got " + std::to_string(call.outputs.size()));
@@ -40,6 +47,8 @@ const Registry& kernels() {
     registerShapeKernels(all);
     registerStatisticsKernels(all);
     registerUpdateKernels(all);
+    registerCublasLt(all);
+    registerCudnn(all);
     return all;
   }();
   return registry;

@@ -10,6 +10,8 @@
 namespace sepconv::emulator {
 
 struct Account {
+  uint32_t threads = 0;      // of a block
+  uint64_t sharedBytes = 0;  // of a block, the most of all launches
   uint64_t launches = 0, bytesRead = 0, bytesWritten = 0;
   uint64_t sharedPasses = 0;                  // that shared-memory instructions took
   uint64_t sharedMinimum = 0;                 // without bank conflicts

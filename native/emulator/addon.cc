@@ -56,6 +56,8 @@ Napi::Value takeAccounts(const Napi::CallbackInfo& info) {
   Napi::Object all = Napi::Object::New(info.Env());
   for (const auto& [name, account] : emulator::takeAccounts()) {
     Napi::Object one = Napi::Object::New(info.Env());
+    one.Set("threads", static_cast<double>(account.threads));
+    one.Set("sharedBytes", static_cast<double>(account.sharedBytes));
     one.Set("launches", static_cast<double>(account.launches));
     one.Set("bytesRead", static_cast<double>(account.bytesRead));
     one.Set("bytesWritten", static_cast<double>(account.bytesWritten));
@@ -69,6 +71,8 @@ Napi::Value takeAccounts(const Napi::CallbackInfo& info) {
   return all;
 }
 
+Napi::Value cudaLibrariesOf(const Napi::CallbackInfo& info) { return fromLibraries(info.Env(), cudaLibraries()); }
+
 Napi::Object initialise(Napi::Env env, Napi::Object exports) {
   auto* classes = new Classes;
   classes->executor = Napi::Persistent(ExecutorWrapper::define(env));
@@ -77,6 +81,7 @@ Napi::Object initialise(Napi::Env env, Napi::Object exports) {
   env.SetInstanceData(classes);
   exports.Set("version", SEPCONV_VERSION);
   exports.Set("executors", Napi::Function::New(env, executors, "executors"));
+  exports.Set("cudaLibraries", Napi::Function::New(env, cudaLibrariesOf, "cudaLibraries"));
   exports.Set("openExecutor", Napi::Function::New(env, openExecutor, "openExecutor"));
   exports.Set("describeKernel", Napi::Function::New(env, describeKernel, "describeKernel"));
   exports.Set("takeAccounts", Napi::Function::New(env, takeAccounts, "takeAccounts"));

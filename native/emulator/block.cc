@@ -1,5 +1,6 @@
 #include "block.h"
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 #include <map>
@@ -37,6 +38,8 @@ Block::Block(const cuda::Launch& launch, const Mode& mode, uint32_t seed)
   if (mode.counts) {
     account_ = &accountOf(launch.name);
     ++account_->launches;
+    account_->threads = launch.block.x;
+    account_->sharedBytes = std::max<uint64_t>(account_->sharedBytes, launch.sharedBytes);
     logs_.resize(collectives_.size());
   }
   if (launch.sharedBytes)

@@ -110,13 +110,13 @@ class EmulatorCheck final : public cuda::Kernel {
 class DeviceError final : public cuda::Kernel {
  public:
   void launch(cuda::DeviceInterface& device, const cuda::Arguments&) const override {
-    arch::launch(device, "emulatorDeviceError", reverseTiles<Bug::none>, {1, 1, 1}, tile, 0, CheckParameters{});
+    arch::launch(device, "emulatorDeviceLost", reverseTiles<Bug::none>, {1, 1, 1}, tile, 0, CheckParameters{});
   }
 };
 
 void registerTestKernels(cuda::Registry& registry) {
-  registry["emulatorDeviceError"] = [](const CallDescription&,
-                                       const cuda::DeviceProperties&) -> std::unique_ptr<cuda::Kernel> {
+  registry["emulatorDeviceLost"] = [](const CallDescription&,
+                                      const cuda::DeviceProperties&) -> std::unique_ptr<cuda::Kernel> {
     return std::make_unique<DeviceError>();
   };
   registry["emulatorCheck"] = [](const CallDescription& call,

@@ -2,6 +2,8 @@
 // table of state bindings, which a run sees as it was when the run was asked for.
 #include "executor.h"
 
+#include <chrono>
+
 namespace sepconv {
 
 namespace {
@@ -91,6 +93,12 @@ void checkProgram(const ProgramDescription& program) {
             who + ": its workspace lies outside the arena");
   }
   require(program.updateStart <= program.calls.size(), "updateStart lies beyond the last call");
+}
+
+double LoadedProgram::elapsed(const Run& run) {
+  const auto start = std::chrono::steady_clock::now();
+  execute(run);
+  return std::chrono::duration<double, std::nano>(std::chrono::steady_clock::now() - start).count();
 }
 
 LoadedProgram::LoadedProgram(ProgramDescription description)

@@ -116,6 +116,8 @@ class LoadedProgram {
   virtual bool execute(const Run& run) = 0;
   // One more run; nanoseconds per call.
   virtual std::vector<double> profile(const Run& run) = 0;
+  // One more run as execute() does it; nanoseconds of the device's clock from its first to its last call.
+  virtual double elapsed(const Run& run);
 
  protected:
   ProgramDescription description_;
@@ -144,6 +146,8 @@ class Executor {
   virtual void copyOut(const Allocation& memory, size_t offset, void* host, size_t bytes) = 0;
   // Scratch that a call needs in the arena.
   virtual size_t workspaceBytes(const CallDescription& call) = 0;
+  // Values of the attribute `tile` among which a tuner may choose for this call; fewer than two: there is no choice.
+  virtual std::vector<std::string> tiles(const CallDescription&) { return {}; }
   virtual std::unique_ptr<LoadedProgram> load(ProgramDescription program) = 0;
   virtual MemoryReport memory() const = 0;
   // Number of host threads; no effect on devices that have none. Called while no run is under way.
@@ -158,5 +162,12 @@ std::unique_ptr<Executor> openExecutor(const ExecutorOptions& options);  // thro
 // Every CUDA device, or one entry that says why there is none. Makes no CUDA call before it is asked.
 std::vector<ExecutorInfo> cudaExecutors();
 std::unique_ptr<Executor> openCuda(int index);  // throws ERR_DEVICE
+
+// NVIDIA's libraries that benchmarks can measure beside the CUDA kernels: 'cublasLt', 'cudnn'.
+struct LibraryVersion {
+  std::string name, version;  // empty version: not found
+  std::string reason;         // why not
+};
+std::vector<LibraryVersion> cudaLibraries();
 
 }  // namespace sepconv

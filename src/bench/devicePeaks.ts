@@ -43,8 +43,17 @@ export function deviceCopyGbps(executor: Executor, bytes: number): number {
   return (8 * length) / (shortest(executor, 'copy', length, length, {}, 8) * 1e6)
 }
 
-/** Billions of float32 multiplications and additions per second, eight chains per thread. */
-export function devicePeakGflops(executor: Executor, multiprocessors: number, steps = 16384): number {
+/** Operands of a product: float32 on the SIMT units, the others on tensor cores. */
+export type Precision = 'float32' | 'tf32' | 'bfloat16'
+
+/** Multiply-adds per thread and step of `multiplyAddPeak`: eight chains of one, or a warp's eight products of 16 x 8 x (8, 16). */
+const PER_STEP: Record<Precision, number> = { float32: 8, tf32: 8 * 32, bfloat16: 8 * 64 }
+
+/** Billions of multiplications and additions per second, eight chains per thread or warp in registers, of at least a few milliseconds. */
+export function devicePeakGflops(executor: Executor, multiprocessors: number, precision: Precision = 'float32'): number {
   const threads = multiprocessors * 2048 // as many as one of them holds
-  return (threads * 8 * 2 * steps) / (shortest(executor, 'multiplyAddPeak', 1, threads, { steps }, 4) * 1e6)
+  const time = (steps: number, runs: number) => shortest(executor, 'multiplyAddPeak', 1, threads, { steps, precision }, runs)
+  let steps = 8
+  while (steps < 1 << 16 && time(steps, 1) < 3) steps *= 8
+  return (threads * 2 * PER_STEP[precision] * steps) / (time(steps, 4) * 1e6)
 }

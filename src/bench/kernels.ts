@@ -1,21 +1,23 @@
 /**
  * `sepconv bench kernels`: each separable layer as regular convolution, depthwise alone, pointwise alone, the unfused pair and
  * the fused kernel; forward, data gradient and filter gradient. Every kernel is compared with the reference before it is timed.
- * Weights are packed once, as in a model; what is timed is the kernels' own calls.
+ * On a host, weights are packed once, as in a model; what is timed is the kernels' own calls. On a GPU every precision is measured, and
+ * NVIDIA's libraries where they are found, as deviceKernels.ts says.
  */
 
 import { SepconvError } from '../errors.js'
 import { type DeviceName, openDevice } from '../runtime/device.js'
 import type { Executor } from '../runtime/executor.js'
-import { NativeCpuExecutor } from '../runtime/executors/native.js'
-import { costs } from './costs.js'
+import { NativeCpuExecutor, NativeDeviceExecutor } from '../runtime/executors/native.js'
+import { loadNative } from '../runtime/native.js'
+import { type Cost, costs } from './costs.js'
+import { DeviceKernel, type Library } from './deviceKernels.js'
+import type { Precision } from './devicePeaks.js'
 import { LayerKernel } from './layerKernel.js'
 import { type Layer, nearestFast, XCEPTION_LAYERS } from './layers.js'
-import { type Origin, origin, Roofline, round } from './machine.js'
-import { type KernelOp, makeOperands, type Pass } from './operands.js'
-import type { Precision } from '../graph/passes/storage.js'
-import { checkPrecision } from './precision.js'
-import { type SamplingOptions, sampleRounds, type Timing } from './sampling.js'
+import { type GpuState, gpuState, type Origin, origin, Roofline, round } from './machine.js'
+import { type KernelOp, makeOperands, type Operands, type Pass } from './operands.js'
+import { type SamplingOptions, sampleRounds } from './sampling.js'
 
 export interface KernelResult {
   readonly op: KernelOp
@@ -23,6 +25,8 @@ export interface KernelResult {
   readonly pass: Pass
   readonly device: string
   readonly precision: Precision
+  /** `sepconv`, or whose kernel was measured beside ours. */
+  readonly library: Library
   readonly batch: number
   readonly threads: number
   /** Median. */
@@ -45,7 +49,22 @@ export interface KernelReport extends Origin {
   readonly roofline: Roofline | null
   readonly results: readonly KernelResult[]
   /** Kernels whose results disagree with the reference; they are not timed. */
-  readonly wrong: readonly { readonly op: KernelOp; readonly layer: string; readonly pass: Pass; readonly maxError: number }[]
+  readonly wrong: readonly (KernelName & { readonly maxError: number })[]
+  /** On a GPU: as its driver described it at the end. */
+  readonly gpu?: GpuState | null
+  /** On a GPU: NVIDIA's libraries, with the version or the reason why it was not measured. */
+  readonly libraries?: readonly { readonly name: string; readonly version?: string; readonly reason?: string }[]
+  /** Kernels of a library that is there, but does not take the layer. */
+  readonly refused?: readonly (KernelName & { readonly reason: string })[]
+}
+
+/** Which kernel a row is about. */
+export interface KernelName {
+  readonly op: KernelOp
+  readonly layer: string
+  readonly pass: Pass
+  readonly precision: Precision
+  readonly library: Library
 }
 
 export interface KernelBenchOptions extends SamplingOptions {
@@ -55,12 +74,12 @@ export interface KernelBenchOptions extends SamplingOptions {
   /** Default all three; gradients have no fused kernel. */
   readonly passes?: readonly Pass[]
   readonly device?: DeviceName
+  /** Default: all three on a GPU; `float32` is the only one elsewhere. */
+  readonly precisions?: readonly Precision[]
   /** Default 1. */
   readonly batch?: number
   /** Default: the device's own. */
   readonly threads?: number
-  /** Default `'float32'`. */
-  readonly precision?: string
   /** Measure each layer beside the nearest fast one. Default `false`. */
   readonly nearest?: boolean
   readonly onProgress?: (progress: { readonly done: number; readonly total: number; readonly layer: string }) => void
@@ -68,65 +87,156 @@ export interface KernelBenchOptions extends SamplingOptions {
 
 export const KERNEL_OPS: readonly KernelOp[] = ['regular', 'depthwise', 'pointwise', 'unfused', 'fused']
 export const PASSES: readonly Pass[] = ['forward', 'data', 'filter']
+const PRECISIONS: readonly Precision[] = ['float32', 'tf32', 'bfloat16']
+const LIBRARIES: readonly Library[] = ['cudnn', 'cublasLt', 'cudnn+cublasLt']
 
 /** Of float32 sums in another order than the reference's. */
 const TOLERANCE = 1e-4
 
+/** @throws ERR_ARGUMENT for precisions, layers and thread counts that the device does not have. */
 export async function benchKernels(options: KernelBenchOptions = {}): Promise<KernelReport> {
   const { layers = XCEPTION_LAYERS, ops = KERNEL_OPS, passes = PASSES, batch = 1 } = options
   const executor = openDevice(options.device)
-  const precision = checkPrecision(executor, options.precision ?? 'float32')
   const { isa, threads } = useThreads(executor, options.threads)
+  const gpu = executor instanceof NativeDeviceExecutor && executor.target.name === 'cuda' ? executor : undefined
+  const precisions = options.precisions ?? (gpu ? PRECISIONS : ['float32'])
+  checkCases(executor, gpu !== undefined, precisions, layers)
   const roofline = Roofline.measure(executor, isa, threads)
+  const libraries = gpu && (loadNative().addon?.cudaLibraries() ?? [])
+  const found = (libraries ?? []).filter(({ version }) => version !== undefined).map(({ name }) => name)
+  const owners: Library[] = ['sepconv', ...LIBRARIES.filter((library) => library.split('+').every((name) => found.includes(name)))]
   const results: KernelResult[] = []
   const wrong: KernelReport['wrong'][number][] = []
+  const refused: NonNullable<KernelReport['refused']>[number][] = []
   const total = layers.length * passes.length
   let done = 0
   for (const layer of layers) {
     const operands = [layer, ...(options.nearest ? [nearestFast(layer)] : [])].map((each) => makeOperands(each, batch))
     for (const pass of passes) {
       options.onProgress?.({ done: done++, total, layer: layer.name })
-      const kernels = operands.flatMap((each) =>
-        ops.filter((op) => pass === 'forward' || op !== 'fused').map((op) => new LayerKernel(executor, op, pass, each)),
-      )
+      const wanted = ops.filter((op) => pass === 'forward' || op !== 'fused')
+      const candidates: Candidate[] = []
       try {
-        const errors = new Map(kernels.map((kernel) => [kernel, kernel.verify()]))
-        const right = kernels.filter((kernel) => errors.get(kernel)! <= TOLERANCE)
-        for (const kernel of kernels)
-          if (!right.includes(kernel)) wrong.push({ op: kernel.op, layer: kernel.operands.layer.name, pass, maxError: errors.get(kernel)! })
-        const nameOf = (kernel: LayerKernel) => `${kernel.op} ${right.indexOf(kernel)}`
+        for (const each of operands)
+          for (const op of wanted)
+            if (gpu) candidates.push(...deviceCandidates(gpu, { op, pass, operands: each }, precisions, owners, refused))
+            else candidates.push(hostCandidate(executor, { op, pass, operands: each }))
+        for (const candidate of candidates) candidate.check()
+        for (const { name, maxError, right } of candidates) if (!right) wrong.push({ ...name, maxError })
+        const timed = candidates.filter(({ right }) => right)
         const timings = await sampleRounds(
-          right.map((kernel) => ({ name: nameOf(kernel), run: () => kernel.run() })),
+          timed.map(({ kernel }, i) => ({ name: String(i), run: () => kernel.run() })),
           options,
         )
-        const measured = right.map((kernel) => {
-          const timing = timings.get(nameOf(kernel))!
-          return { kernel, timing, rates: rates(kernel, timing, batch, roofline) }
+        const measured = timed.map((candidate, i) => {
+          const timing = timings.get(String(i))!
+          return { candidate, timing, rates: rates(candidate, timing.ms, batch, roofline) }
         })
-        for (const { kernel, timing, rates: own } of measured) {
-          if (kernel.operands !== operands[0]) continue
-          const near = measured.find((other) => other.kernel.op === kernel.op && other.kernel !== kernel)
+        for (const { candidate, timing, rates: own } of measured) {
+          if (candidate.operands !== operands[0]) continue
+          const near = measured.find(({ candidate: other }) => other.operands !== operands[0] && other.key === candidate.key)
           results.push({
-            ...{ op: kernel.op, layer: layer.name, pass, device: executor.name, precision, batch, threads },
-            ...{ ms: round(timing.ms), least: round(timing.least), ...own, maxError: round(errors.get(kernel)!), samples: timing.samples },
-            ...(near && { nearest: { layer: near.kernel.operands.layer.name, share: round(rateShare(own, near.rates)) } }),
+            ...{ ...candidate.name, device: executor.name, batch, threads, ms: round(timing.ms), least: round(timing.least), ...own },
+            ...{ maxError: round(candidate.maxError), samples: timing.samples },
+            ...(near && { nearest: { layer: near.candidate.name.layer, share: round(rateShare(own, near.rates)) } }),
           })
         }
       } finally {
-        for (const kernel of kernels) kernel.dispose()
+        for (const { kernel } of candidates) kernel.dispose()
       }
     }
   }
   options.onProgress?.({ done: total, total, layer: '' })
-  return { ...origin(isa), roofline, results, wrong }
+  const device = gpu && { gpu: gpuState(Number(gpu.name.split(':')[1] ?? 0)), libraries, refused }
+  return { ...origin(isa), ...device, roofline, results, wrong }
+}
+
+function checkCases(executor: Executor, gpu: boolean, precisions: readonly Precision[], layers: readonly Layer[]): void {
+  const available = gpu ? PRECISIONS : (['float32'] as const)
+  const unknown = precisions.find((precision) => !(available as readonly string[]).includes(precision))
+  if (unknown !== undefined)
+    throw new SepconvError('ERR_ARGUMENT', `precision '${unknown}' is not measured on device '${executor.name}'`, {
+      subject: 'precisions',
+      expected: available,
+      given: unknown,
+    })
+  const other = layers.find(({ kernel, stride, dilation, multiplier }) => kernel !== 3 || stride * dilation * multiplier !== 1)
+  if (gpu && other)
+    throw new SepconvError('ERR_ARGUMENT', `layer '${other.name}' is measured on the host only`, {
+      subject: 'layers',
+      expected: '3 × 3, with stride, dilation and multiplier 1',
+      given: other.name,
+    })
+}
+
+interface Problem {
+  readonly op: KernelOp
+  readonly pass: Pass
+  readonly operands: Operands
+}
+
+function hostCandidate(executor: Executor, { op, pass, operands }: Problem): Candidate {
+  const kernel = new LayerKernel(executor, op, pass, operands)
+  const name: KernelName = { op, layer: operands.layer.name, pass, precision: 'float32', library: 'sepconv' }
+  return new Candidate(name, operands, kernel, () => {
+    const maxError = kernel.verify()
+    return { maxError, right: maxError <= TOLERANCE }
+  })
+}
+
+function deviceCandidates(
+  gpu: NativeDeviceExecutor,
+  { op, pass, operands }: Problem,
+  precisions: readonly Precision[],
+  owners: readonly Library[],
+  refused: (KernelName & { readonly reason: string })[],
+): Candidate[] {
+  return precisions.flatMap((precision) =>
+    owners.flatMap((library) => {
+      const name: KernelName = { op, layer: operands.layer.name, pass, precision, library }
+      try {
+        const kernel = DeviceKernel.make(gpu, { op, pass, precision, library, operands })
+        return kernel ? [new Candidate(name, operands, kernel, () => kernel.verify(), kernel.footprint)] : []
+      } catch (error) {
+        if (library === 'sepconv') throw error
+        refused.push({ ...name, reason: (error as Error).message })
+        return []
+      }
+    }),
+  )
+}
+
+/** A kernel among those that take turns. */
+class Candidate {
+  maxError = Number.NaN
+  right = false
+
+  constructor(
+    readonly name: KernelName,
+    readonly operands: Operands,
+    readonly kernel: { run(): number; dispose(): void },
+    private readonly verify: () => { maxError: number; right: boolean },
+    readonly footprint?: number,
+  ) {}
+
+  /** The same for the same kernel of another layer. */
+  get key(): string {
+    return `${this.name.op} ${this.name.precision} ${this.name.library}`
+  }
+
+  check(): void {
+    Object.assign(this, this.verify())
+  }
 }
 
 type Rates = Pick<KernelResult, 'gflops' | 'gbps' | 'rooflineShare'>
 
-function rates({ op, pass, operands }: LayerKernel, { ms }: Timing, batch: number, roofline: Roofline | null): Rates {
-  const parts = costs(op, pass, operands.layer, batch)
+function rates({ name, operands, footprint }: Candidate, ms: number, batch: number, roofline: Roofline | null): Rates {
+  const parts = costs(name.op, name.pass, operands.layer, batch, name.precision === 'bfloat16' ? 2 : 4)
   const [flops, bytes] = [parts.reduce((sum, part) => sum + part.flops, 0), parts.reduce((sum, part) => sum + part.bytes, 0)]
-  const floor = roofline && parts.reduce((sum, part) => sum + roofline.floor(part.flops, part.bytes), 0)
+  // Depthwise convolutions run on the SIMT units, whatever the products do.
+  const unit = (part: Cost): Precision => (part.simt ? 'float32' : name.precision)
+  const floor = roofline && parts.reduce((sum, part) => sum + roofline.floor(part.flops, part.bytes, unit(part), footprint), 0)
   return { gflops: round(flops / ms / 1e6), gbps: round(bytes / ms / 1e6), rooflineShare: floor === null ? null : round(floor / ms) }
 }
 

@@ -4,8 +4,8 @@ import { execFileSync } from 'node:child_process'
 import { arch, cpus, platform, release, totalmem } from 'node:os'
 import type { Executor } from '../runtime/executor.js'
 import { NativeDeviceExecutor } from '../runtime/executors/native.js'
-import { deviceCopyGbps, devicePeakGflops } from './devicePeaks.js'
 import { loadNative, packageRoot, packageVersion } from '../runtime/native.js'
+import { deviceCopyGbps, devicePeakGflops, type Precision } from './devicePeaks.js'
 
 /** Goes into every benchmark's JSON. */
 export interface Origin {
@@ -50,18 +50,49 @@ function commit(): string | null {
   }
 }
 
+/** A GPU as its driver describes it while the benchmark runs; `null` where nvidia-smi does not say. */
+export interface GpuState {
+  readonly name: string
+  readonly driver: string
+  /** Megahertz of the multiprocessors and of the memory: as they are now, and the highest. */
+  readonly clocks: { readonly sm: number; readonly memory: number; readonly smMax: number; readonly memoryMax: number }
+  readonly powerLimitWatts: number | null
+}
+
+/** @param index of the CUDA device. */
+export function gpuState(index: number): GpuState | null {
+  const fields = ['name', 'driver_version', 'clocks.sm', 'clocks.mem', 'clocks.max.sm', 'clocks.max.mem', 'power.limit']
+  try {
+    const text = execFileSync('nvidia-smi', [`--id=${index}`, `--query-gpu=${fields.join(',')}`, '--format=csv,noheader,nounits'], {
+      encoding: 'utf8',
+      stdio: ['ignore', 'pipe', 'ignore'],
+      timeout: 10_000,
+    })
+    return parseGpuState(text)
+  } catch {
+    return null
+  }
+}
+
+/** Reads nvidia-smi's line of comma-separated values. */
+export function parseGpuState(line: string): GpuState | null {
+  const [name, driver, ...numbers] = line.trim().split(/\s*,\s*/)
+  if (!name || !driver || numbers.length !== 5) return null
+  const [sm, memory, smMax, memoryMax, watts] = numbers.map(Number) as [number, number, number, number, number]
+  return { name, driver, clocks: { sm, memory, smMax, memoryMax }, powerLimitWatts: Number.isFinite(watts) ? watts : null }
+}
+
 /** Limits of the processor or GPU: the time that a computation takes at least is the larger of its two shares. */
 export class Roofline {
-  readonly peakGflops: number
   readonly #copies = new Map<number, number>()
+  readonly #peaks = new Map<Precision, number>()
 
   private constructor(
     private readonly threads: number,
-    isa: string,
-    private readonly copyGbps: (bytes: number, threads: number) => number,
-    peakGflops: (isa: string, threads: number) => number,
+    private readonly copyGbps: (bytes: number) => number,
+    private readonly measurePeak: (precision: Precision) => number,
   ) {
-    this.peakGflops = peakGflops(isa, threads)
+    this.peak('float32')
   }
 
   /** The host's for `cpu`, a GPU's own by its own clock; `null` where it cannot be measured. */
@@ -71,37 +102,51 @@ export class Roofline {
       const multiprocessors = Number(executor.info.multiprocessors)
       return new Roofline(
         threads,
-        '',
         (bytes) => deviceCopyGbps(executor, bytes),
-        () => devicePeakGflops(executor, multiprocessors),
+        (precision) => devicePeakGflops(executor, multiprocessors, precision),
       )
     }
     if (executor.name !== 'cpu' || isa === null || !addon) return null
     return new Roofline(
       threads,
-      isa,
-      (bytes, count) => addon.copyGbps(bytes, count),
-      (name, count) => addon.peakGflops(name, count),
+      (bytes) => addon.copyGbps(bytes, threads),
+      () => addon.peakGflops(isa, threads),
     )
+  }
+
+  /** Of float32 multiply-adds. */
+  get peakGflops(): number {
+    return this.peak('float32')
+  }
+
+  /** The multiply-add peak of a precision, measured when it is first asked for. */
+  peak(precision: Precision): number {
+    let found = this.#peaks.get(precision)
+    if (found === undefined) this.#peaks.set(precision, (found = this.measurePeak(precision)))
+    return found
   }
 
   /** Bandwidth of copies with this footprint, to the nearest power of two: what fits a cache is held to that cache's speed. */
   gbps(footprint: number): number {
     const size = 2 ** Math.round(Math.log2(footprint))
     let found = this.#copies.get(size)
-    if (found === undefined) this.#copies.set(size, (found = this.copyGbps(size, this.threads)))
+    if (found === undefined) this.#copies.set(size, (found = this.copyGbps(size)))
     return found
   }
 
-  /** Milliseconds that this much arithmetic and traffic take at least. */
-  floor(flops: number, bytes: number): number {
-    return Math.max(flops / (this.peakGflops * 1e6), bytes / (this.gbps(bytes) * 1e6))
+  /**
+   * Milliseconds that this much arithmetic and traffic take at least.
+   * @param footprint of what is in use; larger than `bytes` where operands rotate. Default: `bytes`.
+   */
+  floor(flops: number, bytes: number, precision: Precision = 'float32', footprint = bytes): number {
+    return Math.max(flops / (this.peak(precision) * 1e6), bytes / (this.gbps(footprint) * 1e6))
   }
 
   /** What was measured, for the record. */
   toJSON() {
     const copies = [...this.#copies].sort(([a], [b]) => a - b).map(([bytes, gbps]) => ({ bytes, gbps: round(gbps) }))
-    return { threads: this.threads, peakGflops: round(this.peakGflops), copies }
+    const peaks = Object.fromEntries([...this.#peaks].map(([precision, gflops]) => [precision, round(gflops)]))
+    return { threads: this.threads, peakGflops: round(this.peakGflops), ...(this.#peaks.size > 1 && { peaks }), copies }
   }
 }
 

@@ -1,6 +1,6 @@
 /**
  * `sepconv bench model`: a whole model's inference and training step over batch sizes and numbers of threads. Inputs are in place
- * before the clock starts; what is timed is one native call. Memory is what the device holds for this configuration alone: weights
+ * before the clock starts; what is timed is one native call, on a GPU by its own events around the replayed graph. Memory is what the device holds for this configuration alone: weights
  * (with optimizer slots in training), prepared weights, arena, inputs and outputs.
  */
 
@@ -17,8 +17,7 @@ import { releaseState } from '../runtime/state.js'
 import { type Tensor, upload } from '../runtime/tensor.js'
 import { sgd } from '../train/optimizer.js'
 import { useThreads } from './kernels.js'
-import { type Origin, origin, round } from './machine.js'
-
+import { type GpuState, gpuState, type Origin, origin, round } from './machine.js'
 import { peakResidentBytes, resetPeakResident } from './resident.js'
 import { type SamplingOptions, sampleRounds } from './sampling.js'
 
@@ -43,6 +42,8 @@ export interface ModelResult {
 }
 
 export interface ModelReport extends Origin {
+  /** On a GPU: as its driver described it at the end. */
+  readonly gpu?: GpuState | null
   readonly results: readonly ModelResult[]
 }
 
@@ -81,7 +82,8 @@ export async function benchModel(options: ModelBenchOptions = {}): Promise<Model
     results.push(...(await measure(executor, each, options.threads ?? [threads], options)))
   }
   options.onProgress?.({ done: cases.length, total: cases.length, label: '' })
-  return { ...origin(isa), results }
+  const gpu = executor.target.name === 'cuda' && { gpu: gpuState(Number(executor.name.split(':')[1] ?? 0)) }
+  return { ...origin(isa), ...gpu, results }
 }
 
 interface Case {
@@ -108,11 +110,7 @@ async function measure(
     for (const tensor of outputs) tensor.dispose()
     const run = (count: number) => () => {
       useThreads(executor, executor.name === 'cpu' ? count : undefined)
-      const since = performance.now()
-      const results = executable.runSync(inputs)
-      const ms = performance.now() - since
-      for (const tensor of results) tensor.dispose()
-      return ms
+      return executable.elapsed(inputs) / 1e6
     }
     // Two runs per turn at least, so that a turn's first one, on caches that another candidate left behind, does not decide.
     const timings = await sampleRounds(

@@ -3,7 +3,7 @@
 import { type BarChart, barChart } from '../charts/bars.js'
 import { lineChart } from '../charts/lines.js'
 import type { KernelReport, KernelResult } from './kernels.js'
-import { type Origin, round } from './machine.js'
+import { type GpuState, type Origin, round } from './machine.js'
 import type { ModelReport } from './model.js'
 
 /** `728->728@19` → `728 → 728 @ 19²`, `64->128@56:k5:s2` → `64 → 128 @ 56², 5×5, stride 2`. */
@@ -16,7 +16,8 @@ export const layerTitle = (name: string): string =>
     .replace(/:m(\d+)/, ', multiplier $1')
 
 /** `AMD EPYC, 2 threads, avx2`. */
-export function machineTitle({ machine }: Origin, threads: readonly number[]): string {
+export function machineTitle({ machine, gpu }: Origin & { readonly gpu?: GpuState | null }, threads: readonly number[]): string {
+  if (gpu) return gpu.name
   const counts = [...new Set(threads)]
   return [machine.cpu, counts.length === 1 ? `${counts[0]} thread${counts[0] === 1 ? '' : 's'}` : '', machine.isa ?? '']
     .filter(Boolean)
@@ -33,16 +34,20 @@ export const slowPath = ({ machine }: Origin): string | undefined =>
 export interface LayerRow {
   readonly layer: string
   readonly pass: string
+  readonly precision: string
+  readonly library: string
   readonly byOp: Readonly<Partial<Record<KernelResult['op'], KernelResult>>>
   /** Regular over fused time; over the unfused pair's where nothing is fused. */
   readonly speedUp: number | undefined
 }
 
 export function layerRows(results: readonly KernelResult[]): LayerRow[] {
-  const rows = new Map<string, { layer: string; pass: string; byOp: Partial<Record<KernelResult['op'], KernelResult>> }>()
+  const rows = new Map<string, Omit<LayerRow, 'speedUp' | 'byOp'> & { byOp: Partial<Record<KernelResult['op'], KernelResult>> }>()
   for (const result of results) {
-    const key = `${result.layer}/${result.pass}`
-    const row = rows.get(key) ?? { layer: result.layer, pass: result.pass, byOp: {} }
+    // Files from before there was more than one.
+    const { layer, pass, precision = 'float32', library = 'sepconv' } = result
+    const key = `${layer}/${pass}/${precision}/${library}`
+    const row = rows.get(key) ?? { layer, pass, precision, library, byOp: {} }
     row.byOp[result.op] = result
     rows.set(key, row)
   }
@@ -54,10 +59,14 @@ export function layerRows(results: readonly KernelResult[]): LayerRow[] {
 
 const KERNEL_SERIES = { regular: 'regular', unfused: 'depthwise + pointwise', fused: 'fused' } as const
 
+/** A chart shows one precision: the one that products are fastest in. */
+const chartPrecision = ({ results }: KernelReport) =>
+  (['bfloat16', 'tf32'] as const).find((precision) => results.some((row) => row.precision === precision)) ?? 'float32'
+
 /** `batch 1, float32, AMD EPYC, 2 threads, avx512`. */
 function kernelSubtitle(report: KernelReport): string {
-  const { batch = 1, precision = 'float32' } = report.results[0] ?? {}
-  return `batch ${batch}, ${precision}, ${machineTitle(
+  const { batch = 1 } = report.results[0] ?? {}
+  return `batch ${batch}, ${chartPrecision(report)}, ${machineTitle(
     report,
     report.results.map(({ threads }) => threads),
   )}`
@@ -69,7 +78,8 @@ const groupTitle = (layer: string, pass: string, passes: number): string =>
 /** Regular against separable convolution, layer by layer. */
 export function kernelChart(report: KernelReport): Promise<string> {
   const passes = new Set(report.results.map(({ pass }) => pass)).size
-  const groups: BarChart['groups'] = layerRows(report.results).map(({ layer, pass, byOp }) => ({
+  const own = report.results.filter(({ library = 'sepconv', precision }) => library === 'sepconv' && precision === chartPrecision(report))
+  const groups: BarChart['groups'] = layerRows(own).map(({ layer, pass, byOp }) => ({
     label: groupTitle(layer, pass, passes),
     values: Object.fromEntries(Object.entries(KERNEL_SERIES).map(([op, title]) => [title, byOp[op as keyof typeof KERNEL_SERIES]?.ms])),
   }))
@@ -121,8 +131,8 @@ export interface KernelComparison {
 }
 
 export function compareKernels(now: KernelReport, before: KernelReport, file: string): KernelComparison {
-  const key = ({ op, layer, pass, device, precision, batch, threads }: KernelResult) =>
-    [op, layer, pass, device, precision, batch, threads].join()
+  const key = ({ op, layer, pass, device, precision, library = 'sepconv', batch, threads }: KernelResult) =>
+    [op, layer, pass, device, precision, library, batch, threads].join()
   const old = new Map(before.results.map((row) => [key(row), row]))
   const rows = now.results.flatMap((row) => {
     const was = old.get(key(row))

@@ -12,15 +12,17 @@ const share = (value: number | null): string => (value === null ? '' : percent(v
 
 /** A row per layer and pass: times of all kernels side by side, rates of the best one. */
 export function kernelTable({ results }: KernelReport): string {
+  const several = results.some(({ library = 'sepconv', precision }) => library !== 'sepconv' || precision !== 'float32')
   const columns = [
-    ...left('layer', 'pass'),
+    ...left('layer', 'pass', ...(several ? ['precision', 'library'] : [])),
     ...right('regular', 'depthwise', 'pointwise', 'pair', 'fused', 'speed-up', 'GFLOP/s', 'GB/s', 'of the roofline'),
   ]
   const time = (row: KernelResult | undefined) => (row ? milliseconds(row.ms) : '')
-  const rows = layerRows(results).map(({ layer, pass, byOp, speedUp }) => {
+  const rows = layerRows(results).map(({ layer, pass, precision, library, byOp, speedUp }) => {
     const best = byOp.fused ?? byOp.unfused ?? Object.values(byOp)[0]
     return [
-      ...[layerTitle(layer), pass, time(byOp.regular), time(byOp.depthwise), time(byOp.pointwise), time(byOp.unfused), time(byOp.fused)],
+      ...[layerTitle(layer), pass, ...(several ? [precision, library] : [])],
+      ...[time(byOp.regular), time(byOp.depthwise), time(byOp.pointwise), time(byOp.unfused), time(byOp.fused)],
       speedUp === undefined ? '' : `${speedUp.toFixed(1)}×`,
       ...(best ? [best.gflops.toFixed(0), best.gbps.toFixed(1), share(best.rooflineShare)] : []),
     ]
@@ -30,12 +32,28 @@ export function kernelTable({ results }: KernelReport): string {
 
 /** A row per kernel, with its own rates. */
 export function kernelDetails({ results }: KernelReport): string {
-  const rows = results.map(({ layer, pass, op, ms, least, gflops, gbps, rooflineShare, maxError, samples }) => [
-    ...[layerTitle(layer), pass, op, milliseconds(ms), milliseconds(least), gflops.toFixed(1), gbps.toFixed(1), share(rooflineShare)],
-    ...[maxError.toExponential(0), String(samples)],
-  ])
+  const rows = results.map(
+    ({ layer, pass, precision, library = 'sepconv', op, ms, least, gflops, gbps, rooflineShare, maxError, samples }) => [
+      ...[
+        layerTitle(layer),
+        pass,
+        precision,
+        library,
+        op,
+        milliseconds(ms),
+        milliseconds(least),
+        gflops.toFixed(1),
+        gbps.toFixed(1),
+        share(rooflineShare),
+      ],
+      ...[maxError.toExponential(0), String(samples)],
+    ],
+  )
   return formatTable(
-    [...left('layer', 'pass', 'kernel'), ...right('time', 'fastest', 'GFLOP/s', 'GB/s', 'of the roofline', 'error', 'runs')],
+    [
+      ...left('layer', 'pass', 'precision', 'library', 'kernel'),
+      ...right('time', 'fastest', 'GFLOP/s', 'GB/s', 'of the roofline', 'error', 'runs'),
+    ],
     rows,
   )
 }

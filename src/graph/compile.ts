@@ -2,6 +2,7 @@
 
 import { decompose } from './passes/decompose.js'
 import { mergeCommon } from './passes/common.js'
+import { fuseAverage } from './passes/fuse-average.js'
 import { fuseEpilogue } from './passes/fuse-epilogue.js'
 import { fusePrologue } from './passes/fuse-prologue.js'
 import { fuseSeparable, fuseStatistics } from './passes/fuse-separable.js'
@@ -39,7 +40,7 @@ export function compileGraph(traced: Graph, target: Target, options: CompileGrap
   }
   graph = assignStorage(fusePrologue(fuseEpilogue(mergeCommon(graph))), precision, target)
   if (options.memoryLimit !== undefined) graph = recompute(graph, options.memoryLimit, target)
-  graph = packFilters(fuseStatistics(fuseSeparable(graph, target)), target)
+  graph = packFilters(fuseAverage(fuseStatistics(fuseSeparable(graph, target)), target), target)
   const { main, prepare } = hoist(graph)
   return { graph: main, main: lower(main, target), ...(prepare && { prepare: lower(prepare, target) }) }
 }

@@ -6,7 +6,7 @@
 
 import { SepconvError } from '../errors.js'
 import type { Call, Place, Program, ProgramBuffer } from '../runtime/program.js'
-import { definitionOf, type Graph, type Node, type Value } from './graph.js'
+import { type Attributes, definitionOf, type Graph, type Node, type Value } from './graph.js'
 import { type Plan, planMemory } from './plan.js'
 import type { Target } from './target.js'
 import { byteLength, type TensorType } from './types.js'
@@ -39,14 +39,30 @@ interface Step {
   readonly outputs: readonly Value[]
 }
 
+/** Inputs and outputs of an update, and whether it also moves averages (src/ops/optimizerUpdate.ts). */
+interface UpdateCall {
+  readonly inputs: { readonly length: number }
+  readonly outputs: { readonly length: number }
+  readonly attributes: Attributes
+}
+
+/** Input that an output overwrites; the averages are the last inputs and outputs, behind groups of `size` tensors. */
+const averagedUpdate =
+  (scalars: number, size: number, plain: (output: number) => number) =>
+  (output: number, { inputs, outputs, attributes }: UpdateCall): number => {
+    if (!attributes.averaged) return plain(output)
+    const core = outputs.length - (inputs.length - scalars - 1) / (size + 1)
+    return output < core ? plain(output) : inputs.length - outputs.length + output
+  }
+
 /** Ops whose outputs are the new content of the state that they read. */
-export const UPDATE_OPS: Readonly<Record<string, (input: number) => number>> = {
+export const UPDATE_OPS: Readonly<Record<string, (output: number, call: UpdateCall) => number>> = {
   // (rate, flag, scale, ...(parameter, velocity, gradient)) → ...(parameter', velocity')
-  sgdUpdate: (output) => 3 + Math.floor(output / 2) * 3 + (output % 2),
+  sgdUpdate: averagedUpdate(3, 3, (output) => 3 + Math.floor(output / 2) * 3 + (output % 2)),
   // (rate, flag, scale, ...(parameter, mean square, velocity, gradient)) → ...(parameter', mean square', velocity')
-  rmspropUpdate: (output) => 3 + Math.floor(output / 3) * 4 + (output % 3),
+  rmspropUpdate: averagedUpdate(3, 4, (output) => 3 + Math.floor(output / 3) * 4 + (output % 3)),
   // (rate, flag, scale, count, ...(parameter, mean, square, gradient)) → count', ...(parameter', mean', square')
-  adamUpdate: (output) => (output === 0 ? 3 : 4 + Math.floor((output - 1) / 3) * 4 + ((output - 1) % 3)),
+  adamUpdate: averagedUpdate(4, 4, (output) => (output === 0 ? 3 : 4 + Math.floor((output - 1) / 3) * 4 + ((output - 1) % 3))),
   // (decay, flag, ...(average, value)) → ...(average')
   averageUpdate: (output) => 2 + output * 2,
 }
@@ -90,7 +106,7 @@ export function lower(graph: Graph, target: Target): Lowered {
     }
     const mine = outputs.map((output, i) => {
       if (overwrite) {
-        const storage = storages.get(inputs[overwrite(i)]!)!
+        const storage = storages.get(inputs[overwrite(i, { inputs, outputs, attributes: node.attributes })]!)!
         if (storage.place !== 'state') throw new SepconvError('ERR_INTERNAL', `${node.name} would overwrite a value that is not state`)
         storages.set(output, storage)
         return storage
@@ -151,14 +167,13 @@ export function lower(graph: Graph, target: Target): Lowered {
   for (const { from, to } of copies) used.add(storages.get(from)!).add(to)
   for (const storage of all) if (used.has(storage)) index.set(storage, index.size)
 
-  const workspaces = calls.map((call) =>
-    target.workspaceBytes(
-      call.kernel,
-      call.inputs.map((value) => value && value.type),
-      call.node.outputs.map(({ type }) => type),
-      call.node.attributes,
-    ),
-  )
+  const signature = ({ kernel, inputs, node }: (typeof calls)[number]) =>
+    [kernel, inputs.map((value) => value && value.type), node.outputs.map(({ type }) => type)] as const
+  const attributes = calls.map((call) => {
+    const tile = target.tile?.(...signature(call), call.node.attributes)
+    return tile === undefined ? call.node.attributes : { ...call.node.attributes, tile }
+  })
+  const workspaces = calls.map((call, i) => target.workspaceBytes(...signature(call), attributes[i]!))
   const arena = [...index.keys()].filter(({ place }) => place === 'arena')
   const scratch = calls.flatMap(({ step }, i) => (workspaces[i]! > 0 ? [{ bytes: workspaces[i]!, from: step, to: step, call: i }] : []))
   const plan = planMemory([
@@ -199,7 +214,7 @@ export function lower(graph: Graph, target: Target): Lowered {
     kernel: call.kernel,
     inputs: call.inputs.map((value) => value && view(value)),
     outputs: call.node.outputs.map((value, j) => (sameStorageShape(call.outputs[j]!, value) ? index.get(call.outputs[j]!)! : view(value))),
-    attributes: call.node.attributes,
+    attributes: attributes[i]!,
     scope: call.node.scope,
     ...(workspaceAt.has(i) && { workspace: { offset: workspaceAt.get(i)!, bytes: workspaces[i]! } }),
   }))

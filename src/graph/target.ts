@@ -27,6 +27,10 @@ export interface Target {
     height: number
     width: number
   }): boolean
+  /** Whether an optimizer's update takes the averages of its parameters in the same call. */
+  readonly fusesAverage?: boolean
+  /** The tile that was measured to be fastest for a call, where the device tunes; becomes its attribute `tile`. */
+  tile?(kernel: string, inputs: readonly (TensorType | null)[], outputs: readonly TensorType[], attributes: Attributes): string | undefined
   /** Bytes of scratch that a call needs; the planner gives them a place in the arena. */
   workspaceBytes(kernel: string, inputs: readonly (TensorType | null)[], outputs: readonly TensorType[], attributes: Attributes): number
 }

@@ -8,13 +8,58 @@
  *       PyTorch            v ← momentum·v + g / (√s + ε);         p ← p − rate·v
  *     adam     m ← β₁·m + (1 − β₁)·g;  s ← β₂·s + (1 − β₂)·g²;  d = m̂ / (√ŝ + ε) + weightDecay·p;  p ← p − rate·d
  *              (AdamW, Loshchilov and Hutter 2019); with trust − rate·d·|p| / |d| (LAMB, You et al. 2020)
+ *
+ * With `averaged` an update also moves an average of every parameter, a ← decay·a + (1 − decay)·p: its inputs then end in
+ * (decay, ...average), its outputs in (...average). A pass makes it so out of averageUpdate, where the target has such kernels.
  */
 
-import { defineOp, type HostTensor } from '../graph/op.js'
-import { tensorAt } from './arguments.js'
+import { SepconvError } from '../errors.js'
+import { defineOp, type HostTensor, type OpDefinition } from '../graph/op.js'
+import { formatType, sameType } from '../graph/types.js'
+import { required, tensorAt } from './arguments.js'
 import { checkPerGroup, groupsOf } from './update.js'
 
-export const sgdUpdateDefinition = defineOp({
+/** An update of groups of `size` tensors behind `scalars`, whose outputs are `given` scalars and all of a group but its gradient. */
+function defineUpdate(scalars: number, size: number, given: number, definition: OpDefinition): OpDefinition {
+  const split = (count: number) => {
+    const groups = (count - scalars - 1) / (size + 1)
+    if (!Number.isInteger(groups)) throw new SepconvError('ERR_INTERNAL', `${definition.name}: ${count} inputs are no averaged groups`)
+    return { groups, core: scalars + groups * size }
+  }
+  return defineOp({
+    ...definition,
+    infer(inputs, attributes) {
+      if (!attributes.averaged) return definition.infer(inputs, attributes)
+      const { core } = split(inputs.length)
+      const outputs = definition.infer(inputs.slice(0, core), attributes)
+      if (required(definition.name, inputs, core, 'average decay').shape.length > 0)
+        throw new SepconvError('ERR_SHAPE', `${definition.name}: the average's decay must be a scalar`, { subject: definition.name })
+      const averages = inputs.slice(core + 1).map((type, i) => {
+        const parameter = outputs[given + i * (size - 1)]!
+        if (!type || !sameType(type, parameter))
+          throw new SepconvError('ERR_SHAPE', `${definition.name}: average ${i} must be ${formatType(parameter)}`, {
+            subject: definition.name,
+          })
+        return type
+      })
+      return [...outputs, ...averages]
+    },
+    reference({ inputs, outputs, attributes }) {
+      if (!attributes.averaged) return definition.reference({ inputs, outputs, attributes })
+      const { core, groups } = split(inputs.length)
+      definition.reference({ inputs: inputs.slice(0, core), outputs: outputs.slice(0, outputs.length - groups), attributes })
+      const [flag, decay] = [tensorAt(inputs, 1).data[0]!, tensorAt(inputs, core).data[0]!]
+      for (let group = 0; group < groups; group++) {
+        const before = tensorAt(inputs, core + 1 + group).data
+        const parameter = outputs[given + group * (size - 1)]!.data
+        const after = outputs[outputs.length - groups + group]!.data
+        for (let i = 0; i < after.length; i++) after[i] = flag === 0 ? before[i]! : decay * before[i]! + (1 - decay) * parameter[i]!
+      }
+    },
+  })
+}
+
+export const sgdUpdateDefinition = defineUpdate(3, 3, 0, {
   name: 'sgdUpdate',
   inputs: ['rate', 'flag', 'scale', '...parameterVelocityGradient'],
   outputs: ['...parameterVelocity'],
@@ -41,7 +86,7 @@ export const sgdUpdateDefinition = defineOp({
   },
 })
 
-export const rmspropUpdateDefinition = defineOp({
+export const rmspropUpdateDefinition = defineUpdate(3, 4, 0, {
   name: 'rmspropUpdate',
   inputs: ['rate', 'flag', 'scale', '...parameterMeanSquareVelocityGradient'],
   outputs: ['...parameterMeanSquareVelocity'],
@@ -69,7 +114,7 @@ export const rmspropUpdateDefinition = defineOp({
   },
 })
 
-export const adamUpdateDefinition = defineOp({
+export const adamUpdateDefinition = defineUpdate(4, 4, 1, {
   name: 'adamUpdate',
   inputs: ['rate', 'flag', 'scale', 'count', '...parameterMeanSquareGradient'],
   outputs: ['count', '...parameterMeanSquare'],

@@ -44,6 +44,8 @@ export interface LoadedProgram {
   runSync(inputs: readonly Binding[], outputs: readonly Binding[]): void
   /** Nanoseconds per call of the program, in order, of one more run on the given memory (for profiles and benchmarks). */
   profile(inputs: readonly Binding[], outputs: readonly Binding[]): Float64Array
+  /** Nanoseconds of one more run as {@link runSync} does it, by the device's own clock where it has one. */
+  elapsed(inputs: readonly Binding[], outputs: readonly Binding[]): number
   /** Unloads it; runs in flight end first. */
   dispose(): void
 }

@@ -38,6 +38,13 @@ export interface NativeProgram {
     outputs: readonly NativeMemory[],
     outputOffsets: readonly number[],
   ): Float64Array
+  /** Nanoseconds of the device's clock that one more run takes from its first to its last call. */
+  elapsed(
+    inputs: readonly NativeMemory[],
+    inputOffsets: readonly number[],
+    outputs: readonly NativeMemory[],
+    outputOffsets: readonly number[],
+  ): number
   /** Asks the run with this ticket to stop before its first call that writes state. */
   abort(ticket: number): void
   dispose(): void
@@ -54,6 +61,8 @@ export interface NativeExecutor {
   /** Nothing where a few bytes could be copied at once; else `bytes` must not be transferred before the promise is settled. */
   readAsync(memory: NativeMemory, offset: number, bytes: Uint8Array): Promise<boolean> | undefined
   workspaceBytes(kernel: string, inputs: readonly unknown[], outputs: readonly unknown[], attributes: object): number
+  /** Values of the attribute `tile` among which the tuner may choose; fewer than two: there is no choice. */
+  tiles(kernel: string, inputs: readonly unknown[], outputs: readonly unknown[], attributes: object): string[]
   load(program: object): NativeProgram
   memory(): { allocated: number; peak: number; arena: number }
   setThreads(threads: number): void
@@ -81,6 +90,8 @@ export interface NativeExecutorInfo {
 export interface NativeAddon {
   readonly version: string
   executors(): NativeExecutorInfo[]
+  /** NVIDIA's libraries that benchmarks can measure: version, or the reason why it was not found. Empty in a build without CUDA. */
+  cudaLibraries(): { readonly name: string; readonly version?: string; readonly reason?: string }[]
   openExecutor(name: string, options?: { threads?: number; isa?: string }): NativeExecutor
   /** A file's bytes over a private mapping: pages come when they are touched. Must not be cut shorter meanwhile. */
   mapFile(path: string): ArrayBuffer

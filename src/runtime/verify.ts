@@ -293,7 +293,8 @@ export function runCall(
   const places = inputs.map((tensor) => (tensor ? next++ : null))
   // Updates work in place: the output buffer is filled with the old content first, and stands for the input too.
   const own = outputs.map((_, i) => present.length + i)
-  const updated = overwritten(call.kernel, outputs.length)
+  const update = UPDATE_OPS[call.kernel]
+  const updated = update ? outputs.map((_, i) => update(i, { inputs, outputs, attributes: call.attributes })) : []
   updated.forEach((input, i) => (places[input] = own[i]!))
   const bytes = executor.target.workspaceBytes(
     call.kernel,
@@ -346,10 +347,4 @@ export function runCall(
     loaded.dispose()
     for (const memory of memories) memory.dispose()
   }
-}
-
-/** The inputs that an update op's outputs overwrite. */
-function overwritten(kernel: string, outputs: number): number[] {
-  const input = UPDATE_OPS[kernel]
-  return input ? Array.from({ length: outputs }, (_, i) => input(i)) : []
 }

@@ -49,6 +49,7 @@ describe('wrong calls end with status 2 and say what is meant', () => {
     [['bench', 'kernels', '--threads', '0'], /--threads[\s\S]*whole number between 1 and 1024/],
     [['bench', 'model', '--threads', '1,1025'], /--threads[\s\S]*whole number between 1 and 1024/],
     [['predict', 'cat.jpg', '--threads', '5000'], /--threads[\s\S]*whole number between 1 and 1024/],
+    [['bench', 'kernels', '--precision', 'float16'], /Allowed choices are float32, tf32, bfloat16/],
     [['bench', 'model', '--precision', 'float16'], /Allowed choices are float32, bfloat16/],
     [['train', 'photos', '--rate', '-1'], /--rate[\s\S]*above 0/],
     [['predict'], /missing required argument 'image'/],
@@ -66,7 +67,7 @@ describe('wrong calls end with status 2 and say what is meant', () => {
     [['evaluate', 'photos'], /evaluate needs --weights FILE/],
     [['train'], /train needs a folder of pictures/],
     [['train', '--resume'], /--resume needs the folder of the run/],
-    [['bench', 'kernels', '--precision', 'float16'], /precision 'float16' is not available/],
+    [['bench', 'kernels', '--device', 'cpu', '--precision', 'tf32'], /precision 'tf32' is not measured on device 'cpu'/],
     [['bench', 'kernels', '--layers', '728'], /'728' is no layer.*728->728@19/],
     [['bench', 'kernels', '--layers', '8->8@9:k0'], /'8->8@9:k0' is no layer/],
   ])('%j', async (args, message) => {

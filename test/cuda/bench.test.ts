@@ -10,7 +10,7 @@ import './emulator.js'
 it('measures limits of the device through its own kernels', () => {
   const executor = openDevice('emulator:fair')
   expect(deviceCopyGbps(executor, 1 << 16)).toBeGreaterThan(0)
-  expect(devicePeakGflops(executor, 1, 8)).toBeGreaterThan(0)
+  for (const precision of ['float32', 'tf32', 'bfloat16'] as const) expect(devicePeakGflops(executor, 1, precision)).toBeGreaterThan(0)
 })
 
 it('times every kernel of a layer, forward and backward', async () => {
@@ -18,6 +18,7 @@ it('times every kernel of a layer, forward and backward', async () => {
     device: 'emulator:fair',
     layers: [parseLayer('8->12@7')],
     passes: ['forward', 'data', 'filter'],
+    precisions: ['float32'],
     rounds: 1,
     seconds: 0.01,
   })

@@ -8,6 +8,9 @@ import { type NativeAddon, type NativeExecutorInfo, packageRoot, requireNative }
 
 /** Traffic of all launches of one name. */
 export interface Account {
+  /** Of a block. */
+  readonly threads: number
+  readonly sharedBytes: number
   readonly launches: number
   readonly bytesRead: number
   readonly bytesWritten: number

@@ -216,7 +216,10 @@ describe('errors', () => {
     const executor = open()
     const kept = executor.allocate(25 << 20)
     expect(caught(() => executor.allocate(50 << 20))).toEqual(
-      coded('ERR_MEMORY', /needed 50 MiB, free 39 MiB of 64 MiB, held by this executor 25 MiB/),
+      coded(
+        'ERR_MEMORY',
+        /needed 50 MiB, free 39 MiB of 64 MiB, held by this executor 25 MiB, by others .* 0\.00 MiB; use a smaller batch/,
+      ),
     )
     kept.dispose()
     // The block that was given back is kept for reuse, and returned to the device when a larger one is asked for.
@@ -225,22 +228,6 @@ describe('errors', () => {
     larger.dispose()
     expect(executor.memory().allocated).toBe(0)
     expect(runCall(executor, 'copy', [filled([1], [7])], {}, [type([1])]).map(floats)).toEqual([Float32Array.of(7)])
-  })
-  it('of the device end all further work on it, and name the call that failed', () => {
-    const executor = open()
-    const memory = upload(executor, filled([4], [1, 2, 3, 4]))
-    const sound = executor.load(singleCall(executor, 'copy', [type([4])], [type([4])], {}))
-    const broken = executor.load(singleCall(executor, 'emulatorDeviceError', [type([4])], [type([4])], {}))
-    const out = executor.allocate(16)
-    expect(caught(() => broken.runSync([memory], [0], [out], [0]))).toEqual(
-      coded('ERR_DEVICE', /'emulatorDeviceError' of test: emulator: run: cudaErrorIllegalAddress/),
-    )
-    const refused = coded('ERR_DEVICE', /is not used any more after an earlier error: run: cudaErrorIllegalAddress/)
-    expect(caught(() => sound.runSync([memory], [0], [out], [0]))).toEqual(refused)
-    expect(caught(() => executor.write(memory, 0, new Uint8Array(4)))).toEqual(refused)
-    expect(caught(() => executor.read(memory, 0, new Uint8Array(4)))).toEqual(refused)
-    // Another executor on a sound device goes on.
-    expect(runCall(open(), 'copy', [filled([1], [7])], {}, [type([1])]).map(floats)).toEqual([Float32Array.of(7)])
   })
   it('refuse memory that kernels cannot read 16 bytes at a time', () => {
     const executor = open()

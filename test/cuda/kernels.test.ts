@@ -174,6 +174,36 @@ describe('depthwiseConv2d', () => {
   })
 })
 
+describe('depthwiseConv2dFilterGradient', () => {
+  it('3x3 and 5x5 in one pass, other windows a tap per block', () => {
+    const random = generator(18)
+    for (const [kernel, c, m, stride, dilation] of [
+      [3, 4, 1, 1, 1],
+      [3, 36, 1, 1, 1],
+      [3, 33, 1, 1, 1],
+      [3, 8, 1, 2, 1],
+      [3, 5, 1, 3, 2],
+      [5, 36, 1, 1, 1],
+      [5, 4, 1, 2, 1],
+      [5, 3, 1, 1, 1],
+      [3, 4, 2, 1, 1],
+      [4, 8, 1, 1, 1],
+    ] as const)
+      for (const [height, width] of [
+        [7, 9],
+        [20, 37],
+      ] as const) {
+        const geometry = { strides: [stride, stride], dilations: [dilation, dilation], padding: [2, 1, 0, 2] }
+        const x = uniform(random, [2, height, width, c])
+        const y = inferred('depthwiseConv2d', [x, uniform(random, [kernel, kernel, c, m])], geometry)[0]!
+        const attributes = { ...geometry, kernelSize: [kernel, kernel], inputActivation: activation(random) }
+        const normalised = random() < 0.5
+        const vector = () => (normalised ? uniform(random, [c]) : null)
+        check('depthwiseConv2dFilterGradient', [[x, uniform(random, y.shape), vector(), vector()], attributes])
+      }
+  })
+})
+
 describe('pointwiseConv2d', () => {
   it('rows, depths and columns that fill no tile', () => {
     const random = generator(5)
@@ -296,6 +326,12 @@ describe('the cases above', () => {
       'tiled3x3, 4 channels per access',
       'tiled3x3Stride2, 4 channels per access',
       'tiled5x5, 4 channels per access',
+    ])
+    expect(variants('depthwiseConv2dFilterGradient')).toEqual([
+      'a tap per block, 1 channel per access',
+      'a tap per block, 4 channels per access',
+      'tiled, 1 channel per access',
+      'tiled, 4 channels per access',
     ])
     expect([...chosen.get('pointwiseConv2d')!].sort()).toEqual([
       '128x128, 4 elements per access',

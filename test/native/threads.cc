@@ -1,7 +1,7 @@
-// The CPU executor's thread pool and its shared blocks under ThreadSanitizer: regions of all sizes, one after another and
-// after pauses (workers asleep), nested regions, tasks that throw, pools that come and go, several pools side by side.
-// Every task's result is plain memory written by one thread and read by another, so that a missing happens-before edge is
-// a report. With the argument `seeded-race` two tasks write one variable: the check must then fail.
+// The CPU executor's thread pool and its shared blocks under ThreadSanitizer: regions of all sizes, one after another
+// and after pauses (workers asleep), nested regions, tasks that throw, pools that come and go, several pools side by
+// side. Every task's result is plain memory written by one thread and read by another, so that a missing happens-before
+// edge is a report. With the argument `seeded-race` two tasks write one variable: the check must then fail.
 #include <atomic>
 #include <chrono>
 #include <cstdio>
@@ -78,8 +78,9 @@ void blocks(ThreadPool& pool, std::mt19937& random, int rounds) {
           results[static_cast<size_t>(block * parts + part)] = operand[part] * static_cast<float>(part + 1);
         });
     for (int64_t i = 0; i < count * parts; ++i)
-      expect(results[static_cast<size_t>(i)] == static_cast<float>(i / parts + round) * static_cast<float>(i % parts + 1),
-             "results of blocks");
+      expect(
+          results[static_cast<size_t>(i)] == static_cast<float>(i / parts + round) * static_cast<float>(i % parts + 1),
+          "results of blocks");
   }
 }
 

@@ -6,13 +6,19 @@ import type { Attributes } from '../../src/graph/graph.js'
 import { Cases, makers, reference } from './cases.js'
 
 const DRAWS = 120
-/** What has one value: the width of a panel is the executor's, pairs are bfloat16's (bfloat16.test.ts), pools share the geometry of convolutions but are not dilated. */
+/**
+ * What has one value: the width of a panel is the executor's, pairs are bfloat16's (bfloat16.test.ts), pools share the geometry of
+ * convolutions but are not dilated, and updates that move averages too exist on cuda alone (test/cuda/average.test.ts).
+ */
 const FIXED: Readonly<Record<string, readonly string[]>> = {
   packFilter: ['panel', 'pair'],
   maxPool2d: ['dilations'],
   maxPool2dGradient: ['dilations'],
   avgPool2d: ['dilations'],
   avgPool2dGradient: ['dilations'],
+  sgdUpdate: ['averaged'],
+  rmspropUpdate: ['averaged'],
+  adamUpdate: ['averaged'],
 }
 
 describe('random cases', () => {

@@ -74,7 +74,7 @@ export function testDamagedCalls(executor: NativeDeviceExecutor, all: ReturnType
       const made = { kernel, ...all[kernel]!(c) }
       const outputs = reference(made)
       // What an update overwrites stands in the outputs' own memory: it has their type whatever is given.
-      const overwritten = outputs.map((_, i) => UPDATE_OPS[kernel]?.(i))
+      const overwritten = outputs.map((_, i) => UPDATE_OPS[kernel]?.(i, { ...made, outputs }))
       const present = made.inputs.flatMap((input, i) => (input && !overwritten.includes(i) ? [i] : []))
       const changes: [readonly Operand[], readonly HostTensor[]][] = [
         ...present.map((i) => [made.inputs.with(i, damaged(c, made.inputs[i]!)), outputs] as [readonly Operand[], readonly HostTensor[]]),

@@ -11,11 +11,14 @@
 #define ARCH_PASS_PLACE
 #define ARCH_UNROLL _Pragma("unroll")
 #define ARCH_NO_UNROLL _Pragma("unroll 1")
+#define ARCH_PRAGMA(text) _Pragma(#text)
+#define ARCH_UNROLL_BY(times) ARCH_PRAGMA(unroll times)
 #else
 #include "../../emulator/language.h"
 
 #define ARCH_UNROLL
 #define ARCH_NO_UNROLL
+#define ARCH_UNROLL_BY(times) static_assert((times) > 0, "a number of steps");
 #endif
 
 namespace sepconv::arch {

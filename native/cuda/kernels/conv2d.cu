@@ -22,6 +22,7 @@ void start(DeviceInterface& device, const char* name, const MatrixConfig& config
 class Conv2dKernel : public Kernel {
  public:
   std::string describe() const override { return cuda::describe(config_); }
+  std::vector<std::string> tiles() const override { return tiles_; }
 
  protected:
   explicit Conv2dKernel(const Conv2dProblem& problem) : problem_(problem) {}
@@ -32,9 +33,17 @@ class Conv2dKernel : public Kernel {
     const bool vectorised = cinGroup() % 4 == 0 && coutGroup() % 4 == 0 && problem_.panel % 4 == 0;
     const int lanes = problem_.precision == Precision::bfloat16 ? 8 : 4;
     const bool aligned = cinGroup() % lanes == 0 && coutGroup() % lanes == 0 && problem_.panel % lanes == 0;
-    config_ = chooseGemm({rows, columns, static_cast<int>(depth), problem_.groups, vectorised, false, splits,
-                          problem_.precision, aligned && before != Activation::elu},
-                         device);
+    const GemmShape shape{rows,
+                          columns,
+                          static_cast<int>(depth),
+                          problem_.groups,
+                          vectorised,
+                          false,
+                          splits,
+                          problem_.precision,
+                          aligned && before != Activation::elu};
+    tiles_ = tilesOf(shape);
+    config_ = chooseGemm(shape, device, tileOf(call));
     if (config_.precision == Precision::float32 && vectorised) config_.tile = MatrixTile::tile64x64;
   }
   template <class A, class B>
@@ -58,6 +67,7 @@ class Conv2dKernel : public Kernel {
   }
 
   const Conv2dProblem problem_;
+  std::vector<std::string> tiles_;
   MatrixConfig config_{};
 };
 

@@ -7,21 +7,20 @@ namespace {
 
 using DepthwiseKernel = void (*)(DepthwiseParameters);
 
-DepthwiseKernel kernelOf(const DepthwiseConfig& config) {
-  const bool vector = config.vector == 4;
-  switch (config.variant) {
-    case DepthwiseVariant::tiled3x3:
-      return vector ? depthwiseTiled<3, 1, 4> : depthwiseTiled<3, 1, 1>;
-    case DepthwiseVariant::tiled3x3Stride2:
-      return depthwiseTiled<3, 2, 4>;
-    case DepthwiseVariant::tiled5x5:
-      return depthwiseTiled<5, 1, 4>;
-    case DepthwiseVariant::tiled:
-      return vector ? depthwiseTiled<0, 0, 4> : depthwiseTiled<0, 0, 1>;
-    case DepthwiseVariant::direct:
-      break;
+template <int VECTOR, class Element>
+DepthwiseKernel tiledKernel(DepthwiseVariant variant) {
+  if (variant == DepthwiseVariant::tiled3x3) return depthwiseTiled<3, 1, VECTOR, Element>;
+  if constexpr (VECTOR == 4) {
+    if (variant == DepthwiseVariant::tiled3x3Stride2) return depthwiseTiled<3, 2, VECTOR, Element>;
+    if (variant == DepthwiseVariant::tiled5x5) return depthwiseTiled<5, 1, VECTOR, Element>;
   }
-  return vector ? depthwiseDirect<4> : depthwiseDirect<1>;
+  return depthwiseTiled<0, 0, VECTOR, Element>;
+}
+
+DepthwiseKernel kernelOf(const DepthwiseConfig& config) {
+  if (config.variant == DepthwiseVariant::direct) return config.vector == 4 ? depthwiseDirect<4> : depthwiseDirect<1>;
+  if (config.halfTile) return tiledKernel<4, arch::Bfloat16>(config.variant);
+  return config.vector == 4 ? tiledKernel<4, float>(config.variant) : tiledKernel<1, float>(config.variant);
 }
 
 // Tiles, channels and images of a tiled kernel.
@@ -30,7 +29,7 @@ Extent tileGrid(const CallDescription& call, const DepthwiseProblem& problem, co
   const int64_t tiles = int64_t{(w.outHeight + config.tileHeight - 1) / config.tileHeight} *
                         ((w.outWidth + config.tileWidth - 1) / config.tileWidth);
   const Extent grid{static_cast<uint32_t>(tiles * problem.batch),
-                    static_cast<uint32_t>((problem.channels + depthwiseChannels - 1) / depthwiseChannels), 1};
+                    static_cast<uint32_t>((problem.channels + config.blockChannels() - 1) / config.blockChannels()), 1};
   if (grid.y > 65535) refuse(call, "more than 2097120 channels");
   return grid;
 }
@@ -48,7 +47,9 @@ uint32_t blocksOf(int64_t tasks) { return static_cast<uint32_t>((tasks + depthwi
 class Depthwise final : public Kernel {
  public:
   Depthwise(const CallDescription& call, const DeviceProperties& device)
-      : problem_(checkDepthwise(call)), config_(chooseDepthwise(problem_, device)) {
+      : problem_(checkDepthwise(call)),
+        config_(chooseDepthwise(problem_, device, tileOf(call))),
+        tiles_(tilesOf(problem_, device)) {
     const Window& w = problem_.window;
     outChannels_ = problem_.channels * problem_.multiplier;
     outElements_ = int64_t{problem_.batch} * w.outHeight * w.outWidth * outChannels_;
@@ -59,6 +60,7 @@ class Depthwise final : public Kernel {
   }
 
   std::string describe() const override { return cuda::describe(config_); }
+  std::vector<std::string> tiles() const override { return tiles_; }
 
   void launch(DeviceInterface& device, const Arguments& arguments) const override {
     const Window& w = problem_.window;
@@ -82,6 +84,7 @@ class Depthwise final : public Kernel {
  private:
   const DepthwiseProblem problem_;
   const DepthwiseConfig config_;
+  const std::vector<std::string> tiles_;
   Extent grid_;
   int outChannels_;
   int64_t outElements_;
@@ -94,7 +97,10 @@ class InputGradient final : public Kernel {
     const Window& w = problem_.window;
     elements_ = int64_t{problem_.batch} * w.height * w.width * problem_.channels;
     config_.vector = problem_.multiplier == 1 && problem_.channels % 4 == 0 ? 4 : 1;
-    if (w.strideHeight == 1 && w.strideWidth == 1) config_ = chooseDepthwise(reversed_, device);
+    if (w.strideHeight == 1 && w.strideWidth == 1) {
+      config_ = chooseDepthwise(reversed_, device, tileOf(call));
+      tiles_ = tilesOf(reversed_, device);
+    }
     if (config_.variant != DepthwiseVariant::direct)
       grid_ = tileGrid(call, reversed_, config_);
     else
@@ -102,6 +108,7 @@ class InputGradient final : public Kernel {
   }
 
   std::string describe() const override { return cuda::describe(config_); }
+  std::vector<std::string> tiles() const override { return tiles_; }
 
   void launch(DeviceInterface& device, const Arguments& arguments) const override {
     const Window& w = problem_.window;
@@ -140,7 +147,8 @@ class InputGradient final : public Kernel {
   }
 
   const DepthwiseProblem problem_, reversed_;
-  DepthwiseConfig config_{DepthwiseVariant::direct, 1, 0, 0, 0};
+  DepthwiseConfig config_{DepthwiseVariant::direct, 1};
+  std::vector<std::string> tiles_;
   Extent grid_;
   int64_t elements_;
 };

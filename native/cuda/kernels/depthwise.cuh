@@ -1,16 +1,12 @@
 // y[n, oh, ow, c*m + j] = epilogue(sum over taps of prologue(x[n, iy, ix, c]) * filter[ky, kx, c, j]), NHWC float32.
-// Tiled: a block holds the input of tileHeight x tileWidth outputs of 32 channels in shared memory (128 bytes per
-// position, so accesses of 4 channels are free of bank conflicts), copied asynchronously, the prologue applied once per
-// element; padding is zero after the prologue. 3x3: a thread makes a strip of 4 outputs from a window in registers.
+// Tiled: a block holds the input of tileHeight x tileWidth outputs in shared memory (depthwise_tile.cuh), padding being
+// zero after the prologue. 3x3: a thread makes a strip of 4 outputs from a window in registers.
 // The data gradient with stride 1 is the same kernel over the gradient with its taps in reverse; with other strides the
 // direct one asks every tap which output read this input through it.
 // Direct: any window and multiplier through the caches, one output (or 4 channels) per thread. Not fast: multipliers
 // above 1, channel counts far from multiples of 32.
 #pragma once
-#include "../arch/async_copy.h"
-#include "../arch/sync.h"
-#include "../choose.h"
-#include "fused.cuh"
+#include "depthwise_tile.cuh"
 
 namespace sepconv::cuda {
 
@@ -29,48 +25,6 @@ struct DepthwiseParameters {
 
 constexpr int depthwiseThreads = 128, depthwiseMinBlocks = 4;  // 128 registers per thread
 
-// Copies the input tile of 32 channels from `channel` whose first position is (iy, ix) of image `n`, and applies the
-// prologue.
-template <int VECTOR>
-__device__ __forceinline__ void loadTile(const DepthwiseParameters& p, const arch::Shared<float>& tile, int n, int iy,
-                                         int ix, int channel) {
-  constexpr int lanes = depthwiseChannels / VECTOR;
-  const int lane = arch::threadIndex() % lanes, first = arch::threadIndex() / lanes;
-  const int c = channel + lane * VECTOR;
-  const bool inChannels = c < p.channels;
-  const int positions = p.inHeight * p.inWidth;
-  const auto inside = [&](int position, int64_t& source) {
-    const int y = iy + position / p.inWidth, x = ix + position % p.inWidth;
-    source = ((int64_t{n} * p.window.height + y) * p.window.width + x) * p.channels + c;
-    return inChannels && static_cast<unsigned>(y) < static_cast<unsigned>(p.window.height) &&
-           static_cast<unsigned>(x) < static_cast<unsigned>(p.window.width);
-  };
-  for (int position = first; position < positions; position += depthwiseThreads / lanes) {
-    int64_t source;
-    const bool valid = inside(position, source);
-    const int at = position * depthwiseChannels + lane * VECTOR;
-    if (p.x.dtype == DType::float32)
-      arch::copyAsync<VECTOR>(tile, at, Input{static_cast<const float*>(p.x.data), p.x.count}, source, valid);
-    else
-      tile.store<VECTOR>(at, valid ? p.x.load<VECTOR>(source) : filled<VECTOR>(0.f));
-  }
-  arch::commitCopies();
-  arch::waitCopies<0>();
-  if (p.prologue.present() && inChannels) {
-    // Every thread transforms what it copied itself: no barrier needed in between.
-    const ChannelPrologue<VECTOR> prologue(p.prologue, c);
-    for (int position = first; position < positions; position += depthwiseThreads / lanes) {
-      int64_t source;
-      if (!inside(position, source)) continue;
-      const int at = position * depthwiseChannels + lane * VECTOR;
-      Floats<VECTOR> value = tile.load<VECTOR>(at);
-      prologue.apply(value);
-      tile.store<VECTOR>(at, value);
-    }
-  }
-  arch::syncThreads();
-}
-
 template <int N>
 __device__ __forceinline__ void storeDepthwise(const DepthwiseParameters& p, const ChannelEpilogue<N>& epilogue,
                                                int64_t index, int channel, Floats<N> value) {
@@ -84,25 +38,30 @@ __device__ __forceinline__ void storeDepthwise(const DepthwiseParameters& p, con
 
 // KERNEL 3 or 5: taps, stride and dilation 1 known at compile time; 0: all at run time, one output per step of a
 // thread. The taps of 3x3 stay in registers; those of 5x5 would take 100 of them and come from the caches row by row.
-template <int KERNEL, int STRIDE, int VECTOR>
-__global__ void __launch_bounds__(depthwiseThreads, KERNEL == 5 ? 3 : depthwiseMinBlocks)
+template <int KERNEL, int STRIDE, int VECTOR, class Element>
+__global__ void __launch_bounds__(depthwiseThreads, depthwiseMinBlocks)
     depthwiseTiled(const __grid_constant__ DepthwiseParameters p) {
   static_assert(
       (KERNEL == 3 && (STRIDE == 1 || STRIDE == 2)) || (KERNEL == 5 && STRIDE == 1) || (KERNEL == 0 && STRIDE == 0),
       "instantiated variants");
-  static_assert(VECTOR == 1 || VECTOR == 4, "4 or 16 bytes");
-  static_assert(depthwiseThreads % (depthwiseChannels / VECTOR) == 0, "threads cover whole positions");
-  constexpr int lanes = depthwiseChannels / VECTOR, strip = KERNEL ? 4 : 1;
+  constexpr int blockChannels = tileChannels<Element>, lanes = blockChannels / VECTOR, strip = KERNEL ? 4 : 1;
+  static_assert(depthwiseThreads % lanes == 0, "threads cover whole positions");
   const Window& w = p.window;
   const int tilesX = (w.outWidth + p.tileWidth - 1) / p.tileWidth,
             tilesY = (w.outHeight + p.tileHeight - 1) / p.tileHeight;
   const int n = arch::blockX() / (tilesX * tilesY), tileIndex = arch::blockX() % (tilesX * tilesY);
   const int oy0 = tileIndex / tilesX * p.tileHeight, ox0 = tileIndex % tilesX * p.tileWidth;
-  const int channel = arch::blockY() * depthwiseChannels;
+  const int channel = arch::blockY() * blockChannels;
 
   arch::SharedMemory memory;
-  const auto tile = memory.array<float>(p.inHeight * p.inWidth * depthwiseChannels);
-  loadTile<VECTOR>(p, tile, n, oy0 * w.strideHeight - w.top, ox0 * w.strideWidth - w.left, channel);
+  const DepthwiseTile<Element, VECTOR, depthwiseThreads> tile(memory, p.inHeight, p.inWidth);
+  const TilePlace place{n, oy0 * w.strideHeight - w.top, ox0 * w.strideWidth - w.left, channel};
+  const TileSource source{p.x, w.height, w.width, p.channels};
+  tile.copy(source, place);
+  arch::commitCopies();
+  arch::waitCopies<0>();
+  tile.apply(source, place, p.prologue);
+  arch::syncThreads();
 
   const int lane = arch::threadIndex() % lanes;
   const int c = channel + lane * VECTOR;
@@ -127,12 +86,14 @@ __global__ void __launch_bounds__(depthwiseThreads, KERNEL == 5 ? 3 : depthwiseM
     for (int i = 0; i < strip; ++i) acc[i] = filled<VECTOR>(0.f);
     if constexpr (KERNEL != 0) {
       constexpr int windowWidth = (strip - 1) * STRIDE + KERNEL;
-      ARCH_UNROLL
+      // Rows of 5x5 one after the other: all at once, the taps of later rows would be loaded early and spill.
+      constexpr int unrolled = KERNEL == 3 ? 3 : 1;
+      ARCH_UNROLL_BY(unrolled)
       for (int ky = 0; ky < KERNEL; ++ky) {
-        const int row = ((ty * STRIDE + ky) * p.inWidth + tx * STRIDE) * depthwiseChannels + lane * VECTOR;
+        const int row = (ty * STRIDE + ky) * p.inWidth + tx * STRIDE;
         Floats<VECTOR> window[windowWidth];
         ARCH_UNROLL
-        for (int i = 0; i < windowWidth; ++i) window[i] = tile.load<VECTOR>(row + i * depthwiseChannels);
+        for (int i = 0; i < windowWidth; ++i) window[i] = tile.load(row + i);
         ARCH_UNROLL
         for (int kx = 0; kx < KERNEL; ++kx) {
           Floats<VECTOR> weight;
@@ -147,13 +108,10 @@ __global__ void __launch_bounds__(depthwiseThreads, KERNEL == 5 ? 3 : depthwiseM
     } else {
       ARCH_NO_UNROLL
       for (int ky = 0; ky < w.kernelHeight; ++ky) {
-        const int row =
-            ((ty * w.strideHeight + ky * w.dilationHeight) * p.inWidth + tx * w.strideWidth) * depthwiseChannels +
-            lane * VECTOR;
+        const int row = (ty * w.strideHeight + ky * w.dilationHeight) * p.inWidth + tx * w.strideWidth;
         ARCH_NO_UNROLL
         for (int kx = 0; kx < w.kernelWidth; ++kx)
-          multiplyAdd(acc[0], tile.load<VECTOR>(row + kx * w.dilationWidth * depthwiseChannels),
-                      tap(ky * w.kernelWidth + kx));
+          multiplyAdd(acc[0], tile.load(row + kx * w.dilationWidth), tap(ky * w.kernelWidth + kx));
       }
     }
     const int64_t y = ((int64_t{n} * w.outHeight + oy) * w.outWidth + ox0 + tx) * p.channels + c;

@@ -45,6 +45,31 @@ __device__ __forceinline__ Accumulator sumOfBlock(const Accumulator& own) {
   return total;
 }
 
+// The average that an update moves with its parameter (attribute `averaged`); absent: from is nullptr.
+struct Average {
+  const float* from;
+  float* to;  // the same memory, or another
+};
+__device__ __forceinline__ void moveAverage(const Average& average, const Input& decay, int64_t count, int64_t at,
+                                            float parameter, bool moves) {
+  if (!average.from) return;
+  const float before = AnyInput{average.from, count, DType::float32}.load(at)[0], kept = decay.load(0)[0];
+  const float after = arch::fma(kept, before, (1.f - kept) * parameter);
+  Output{average.to, count}.store<1>(at, {moves ? after : before});
+}
+
+// Where the averages of an update begin: behind scalars and `groups` groups its decay, then an average per group.
+struct Averages {
+  bool present;
+  size_t decay, outputs;
+
+  Average of(const Arguments& arguments, size_t group) const {
+    if (!present) return {};
+    return {arguments.input(decay + 1 + group), arguments.output(outputs + group)};
+  }
+  Input decayOf(const Arguments& arguments) const { return present ? view(arguments.input(decay), 1) : Input{}; }
+};
+
 // Scalars, then groups of `group` tensors of one shape; elements per group.
 inline std::vector<int64_t> checkGroups(const CallDescription& call, size_t scalars, size_t group, size_t outputs,
                                         size_t firstOutput = 0) {
@@ -62,6 +87,30 @@ inline std::vector<int64_t> checkGroups(const CallDescription& call, size_t scal
     }
     for (size_t j = 0; j < outputs; ++j) requireOutputLike(call, firstOutput + counts.size() * outputs + j, type);
     counts.push_back(type.elements());
+  }
+  return counts;
+}
+
+// The same for an update that may move averages (`averaged`): also where they begin.
+inline std::vector<int64_t> checkUpdate(const CallDescription& call, size_t scalars, size_t group, size_t firstOutput,
+                                        Averages& averages) {
+  averages = {call.attributes.flag("averaged"), call.inputs.size(), call.outputs.size()};
+  if (!averages.present) return checkGroups(call, scalars, group, group - 1, firstOutput);
+  if (call.inputs.size() < scalars + 1 || (call.inputs.size() - scalars - 1) % (group + 1))
+    refuse(call, "averaged groups must be complete");
+  const size_t groups = (call.inputs.size() - scalars - 1) / (group + 1);
+  averages.decay = scalars + groups * group;
+  averages.outputs = firstOutput + groups * (group - 1);
+  if (requireInput(call, averages.decay, "the average's decay", 0).elements() != 1)
+    refuse(call, "the average's decay must be a scalar");
+  CallDescription core = call;
+  core.inputs.resize(averages.decay);
+  const std::vector<int64_t> counts = checkGroups(core, scalars, group, group - 1, firstOutput);
+  for (size_t i = 0; i < groups; ++i) {
+    const TensorType& parameter = call.input(scalars + i * group);
+    requireInput(call, averages.decay + 1 + i, "an average", 0);
+    requireLike(call, averages.decay + 1 + i, "an average", parameter);
+    requireOutputLike(call, averages.outputs + i, parameter);
   }
   return counts;
 }

@@ -12,6 +12,19 @@ namespace {
 
 constexpr int maxAxes = 12;
 
+// Calls body with an integer of the elements' size: nothing is computed with them.
+template <class Body>
+void bySize(DType dtype, const Body& body) {
+  switch (bytesPerElement(dtype)) {
+    case 1:
+      return body(uint8_t{});
+    case 2:
+      return body(uint16_t{});
+    default:
+      return body(uint32_t{});
+  }
+}
+
 // y[i...] = x[offset + sum of i * stride], or `value` where i leaves [first, end) along an axis (pad).
 template <class T>
 struct GatherParameters {
@@ -57,14 +70,7 @@ class Gather final : public Kernel {
     collapse(call);
   }
   void launch(DeviceInterface& device, const Arguments& arguments) const override {
-    switch (bytesPerElement(x_.dtype)) {
-      case 1:
-        return start<uint8_t>(device, arguments);
-      case 2:
-        return start<uint16_t>(device, arguments);
-      default:
-        return start<uint32_t>(device, arguments);
-    }
+    bySize(x_.dtype, [&](auto element) { start<decltype(element)>(device, arguments); });
   }
 
  private:
@@ -214,14 +220,7 @@ class Concat final : public Kernel {
     requireOutputLike(call, 0, y_);
   }
   void launch(DeviceInterface& device, const Arguments& arguments) const override {
-    switch (bytesPerElement(y_.dtype)) {
-      case 1:
-        return start<uint8_t>(device, arguments);
-      case 2:
-        return start<uint16_t>(device, arguments);
-      default:
-        return start<uint32_t>(device, arguments);
-    }
+    bySize(y_.dtype, [&](auto element) { start<decltype(element)>(device, arguments); });
   }
 
  private:

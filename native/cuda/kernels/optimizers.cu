@@ -15,15 +15,17 @@ struct State {
 struct TableEntry {
   State parameter, moment, second;  // rmsprop: mean square, velocity; adam: mean, mean square
   const float* gradient;
+  Average average;
   int64_t count;
   float decay;
   int first, trusted;  // first: block of its first piece
 };
-constexpr int optimizerEntries = 40;
+constexpr int optimizerEntries = 36;
 
 struct OptimizerParameters {
   TableEntry entries[optimizerEntries];
-  Input rate, flag, scale, step;   // step: adam's counter
+  Input rate, flag, scale, step;  // step: adam's counter
+  Input averageDecay;
   Output partial;                  // adam: [block][parameter's squares, lost, direction's squares, lost]
   Output ratios;                   // adam: [entry]
   float decay, momentum, epsilon;  // adam: beta1, beta2
@@ -65,8 +67,9 @@ __global__ void __launch_bounds__(gridThreads) rmspropPieces(const __grid_consta
     const float velocity = arch::fma(p.momentum, velocityBefore, step);
     write(e.moment.to, e.count, at, moves ? square : before);
     write(e.second.to, e.count, at, moves ? velocity : velocityBefore);
-    write(e.parameter.to, e.count, at,
-          moves ? parameter - (p.form == pytorch ? rate * velocity : velocity) : parameter);
+    const float moved = moves ? parameter - (p.form == pytorch ? rate * velocity : velocity) : parameter;
+    write(e.parameter.to, e.count, at, moved);
+    moveAverage(e.average, p.averageDecay, e.count, at, moved, moves);
   });
 }
 
@@ -130,7 +133,9 @@ __global__ void __launch_bounds__(gridThreads) adamPieces(const __grid_constant_
   overPiece(p, [&](const TableEntry& e, int64_t at) {
     const float parameter = read(e.parameter.from, e.count, at);
     const float d = direction(p, e, read(e.moment.to, e.count, at), read(e.second.to, e.count, at), parameter);
-    write(e.parameter.to, e.count, at, moves ? parameter - step * d : parameter);
+    const float moved = moves ? parameter - step * d : parameter;
+    write(e.parameter.to, e.count, at, moved);
+    moveAverage(e.average, p.averageDecay, e.count, at, moved, moves);
   });
 }
 
@@ -146,7 +151,7 @@ class OptimizerUpdate final : public Kernel {
  public:
   explicit OptimizerUpdate(const CallDescription& call)
       : adam_(call.kernel == "adamUpdate"),
-        counts_(checkGroups(call, adam_ ? 4 : 3, 4, 3, adam_ ? 1 : 0)),
+        counts_(checkUpdate(call, adam_ ? 4 : 3, 4, adam_ ? 1 : 0, averages_)),
         decays_(perGroup(call, "weightDecay", counts_.size())) {
     if (adam_) {
       trust_ = perGroup(call, "trust", counts_.size());
@@ -176,6 +181,7 @@ class OptimizerUpdate final : public Kernel {
     p.rate = view(arguments.input(0), 1);
     p.flag = view(arguments.input(1), 1);
     p.scale = view(arguments.input(2), 1);
+    p.averageDecay = averages_.decayOf(arguments);
     auto* workspace = static_cast<float*>(arguments.workspace);
     if (adam_) {
       p.step = view(arguments.input(3), 1);
@@ -192,6 +198,7 @@ class OptimizerUpdate final : public Kernel {
       entry.moment = state(1);
       entry.second = state(2);
       entry.gradient = arguments.input(scalars + 4 * i + 3);
+      entry.average = averages_.of(arguments, i);
       entry.count = counts_[i];
       entry.decay = decays_[i];
       entry.trusted = adam_ && trust_[i] != 0.f;
@@ -220,6 +227,7 @@ class OptimizerUpdate final : public Kernel {
 
  private:
   const bool adam_;
+  Averages averages_;  // before counts_, whose check fills it
   const std::vector<int64_t> counts_;
   const std::vector<float> decays_;
   std::vector<float> trust_;

@@ -1,6 +1,7 @@
-// multiplyAddPeak(x[1]) -> y[blocks * 256]: how fast the SIMT units multiply and add at most, for the roofline of
-// benchmarks. Every thread runs eight independent chains of fused multiply-adds in registers, `steps` long; one store
-// at the end keeps them.
+// multiplyAddPeak(x[1]) -> y[blocks * 256]: how fast a device multiplies and adds at most, for the roofline of
+// benchmarks. Attribute precision: float32 on the SIMT units, tf32 or bfloat16 by mma.sync. Every thread (every warp)
+// runs eight independent chains in registers, `steps` long; one store at the end keeps them.
+#include "../arch/mma.h"
 #include "grid.cuh"
 #include "tensor.cuh"
 
@@ -32,6 +33,31 @@ __global__ void __launch_bounds__(gridThreads) multiplyAddPeak(const __grid_cons
   if (to < p.y.count) p.y.store<1>(to, {sum});
 }
 
+// A step: one product of 16 x 8 x 16 (tf32: 8) per warp and chain.
+template <bool BFLOAT16>
+__global__ void __launch_bounds__(gridThreads) matrixPeak(const __grid_constant__ PeakParameters p) {
+  const uint32_t x = arch::floatBits(p.x.load(0)[0]);
+  const uint32_t a[4] = {x, x, x, x};
+  float acc[chains][4];
+  ARCH_UNROLL
+  for (int i = 0; i < chains * 4; ++i) acc[i / 4][i % 4] = static_cast<float>(arch::threadIndex() + i);
+  ARCH_NO_UNROLL
+  for (int step = 0; step < p.steps; ++step) {
+    ARCH_UNROLL
+    for (int i = 0; i < chains; ++i) {
+      if constexpr (BFLOAT16)
+        arch::multiplyBf16(acc[i], a, x, x);
+      else
+        arch::multiplyTf32(acc[i], a, x, x);
+    }
+  }
+  float sum = 0.f;
+  ARCH_UNROLL
+  for (int i = 0; i < chains * 4; ++i) sum += acc[i / 4][i % 4];
+  const int64_t to = taskIndex();
+  if (to < p.y.count) p.y.store<1>(to, {sum});
+}
+
 class MultiplyAddPeak final : public Kernel {
  public:
   explicit MultiplyAddPeak(const CallDescription& call) {
@@ -43,15 +69,23 @@ class MultiplyAddPeak final : public Kernel {
     const int64_t steps = call.attributes.integer("steps");
     if (steps < 8 || steps > 1 << 24 || steps % 8) refuse(call, "steps must be a multiple of 8 up to 16777216");
     steps_ = static_cast<int>(steps);
+    const std::string precision = call.attributes.text("precision", "float32");
+    if (precision == "tf32")
+      kernel_ = matrixPeak<false>;
+    else if (precision == "bfloat16")
+      kernel_ = matrixPeak<true>;
+    else if (precision != "float32")
+      refuse(call, "precision must be float32, tf32 or bfloat16, got '" + precision + "'");
   }
   void launch(DeviceInterface& device, const Arguments& arguments) const override {
     const PeakParameters p{view(arguments.input(0), 1), view(arguments.output(), threads_), steps_};
-    launchTasks(device, "multiplyAddPeak", multiplyAddPeak, threads_, p);
+    launchTasks(device, "multiplyAddPeak", kernel_, threads_, p);
   }
 
  private:
   int64_t threads_;
   int steps_;
+  void (*kernel_)(PeakParameters) = multiplyAddPeak;
 };
 
 }  // namespace

@@ -47,7 +47,8 @@ class Pointwise final : public Kernel {
  public:
   Pointwise(const CallDescription& call, const DeviceProperties& device)
       : problem_(checkPointwise(call)),
-        config_(chooseGemm(shapeOf(problem_, problem_.rows, problem_.columns, problem_.depth, false), device)),
+        shape_(shapeOf(problem_, problem_.rows, problem_.columns, problem_.depth, false)),
+        config_(chooseGemm(shape_, device, tileOf(call))),
         statistics_(call.attributes.flag("statistics")) {
     if (problem_.columns > 64 * 65535) refuse(call, "more than 4194240 output channels");
   }
@@ -58,6 +59,7 @@ class Pointwise final : public Kernel {
     return static_cast<size_t>((problem_.rows + tileRows() - 1) / tileRows() * 2 * problem_.columns) * sizeof(float);
   }
   std::string describe() const override { return cuda::describe(config_); }
+  std::vector<std::string> tiles() const override { return tilesOf(shape_); }
 
   void launch(DeviceInterface& device, const Arguments& arguments) const override {
     const MatrixProblem& m = problem_;
@@ -93,6 +95,7 @@ class Pointwise final : public Kernel {
   int tileRows() const { return config_.tile == MatrixTile::tile128x128 ? 128 : 64; }
 
   const MatrixProblem problem_;
+  const GemmShape shape_;
   const MatrixConfig config_;
   const bool statistics_;
 };
@@ -107,11 +110,12 @@ class InputGradient final : public Kernel {
  public:
   InputGradient(const CallDescription& call, const DeviceProperties& device)
       : problem_(checkPointwiseInputGradient(call)),
-        config_(chooseGemm(shapeOf(withoutActivation(problem_), problem_.rows, problem_.depth, problem_.columns, false),
-                           device)) {
+        shape_(shapeOf(withoutActivation(problem_), problem_.rows, problem_.depth, problem_.columns, false)),
+        config_(chooseGemm(shape_, device, tileOf(call))) {
     if (problem_.depth > 64 * 65535) refuse(call, "more than 4194240 input channels");
   }
   std::string describe() const override { return cuda::describe(config_); }
+  std::vector<std::string> tiles() const override { return tilesOf(shape_); }
 
   void launch(DeviceInterface& device, const Arguments& arguments) const override {
     const MatrixProblem& m = problem_;
@@ -134,6 +138,7 @@ class InputGradient final : public Kernel {
 
  private:
   const MatrixProblem problem_;
+  const GemmShape shape_;
   const MatrixConfig config_;
 };
 
@@ -141,7 +146,8 @@ class FilterGradient final : public Kernel {
  public:
   FilterGradient(const CallDescription& call, const DeviceProperties& device)
       : problem_(checkPointwiseFilterGradient(call)),
-        config_(chooseGemm(shapeOf(problem_, problem_.depth, problem_.columns, problem_.rows, true), device)) {
+        shape_(shapeOf(problem_, problem_.depth, problem_.columns, problem_.rows, true)),
+        config_(chooseGemm(shape_, device, tileOf(call))) {
     if (problem_.columns > 64 * 65535) refuse(call, "more than 4194240 output channels");
   }
   size_t workspaceBytes() const override {
@@ -149,6 +155,7 @@ class FilterGradient final : public Kernel {
                               : 0;
   }
   std::string describe() const override { return cuda::describe(config_); }
+  std::vector<std::string> tiles() const override { return tilesOf(shape_); }
 
   void launch(DeviceInterface& device, const Arguments& arguments) const override {
     const MatrixProblem& m = problem_;
@@ -178,6 +185,7 @@ class FilterGradient final : public Kernel {
  private:
   int64_t elements() const { return int64_t{problem_.depth} * problem_.columns; }
   const MatrixProblem problem_;
+  const GemmShape shape_;
   const MatrixConfig config_;
 };
 

@@ -50,25 +50,44 @@ __device__ __forceinline__ Span windowsOver(int i, int stride, int before, int k
   return {first, last + 1 < outputs ? last + 1 : outputs};
 }
 
-template <int VECTOR>
-__global__ void __launch_bounds__(gridThreads) maxPool(const __grid_constant__ PoolParameters p) {
-  const int64_t task = taskIndex();
-  if (task * VECTOR >= p.y.count) return;
+// Calls body(value) for every element of x in the window of the output `at`, row by row.
+template <int VECTOR, class Body>
+__device__ __forceinline__ void overWindow(const PoolParameters& p, const Position& at, const Body& body) {
   const Window& w = p.window;
-  const Position at = positionOf<VECTOR>(task, w.outHeight, w.outWidth, p.channels);
   const Span rows = spanOf(at.y, w.strideHeight, w.top, w.kernelHeight, w.height);
   const Span columns = spanOf(at.x, w.strideWidth, w.left, w.kernelWidth, w.width);
-  Floats<VECTOR> best = filled<VECTOR>(-INFINITY);
   ARCH_NO_UNROLL
   for (int y = rows.first; y < rows.end; ++y) {
     ARCH_NO_UNROLL
-    for (int x = columns.first; x < columns.end; ++x) {
-      const Floats<VECTOR> value = p.x.load<VECTOR>(inputIndex(p, at.n, y, x, at.c));
-      ARCH_UNROLL
-      for (int e = 0; e < VECTOR; ++e) best[e] = value[e] > best[e] || value[e] != value[e] ? value[e] : best[e];
-    }
+    for (int x = columns.first; x < columns.end; ++x) body(p.x.load<VECTOR>(inputIndex(p, at.n, y, x, at.c)));
   }
-  const int64_t to = task * VECTOR;
+}
+
+// Calls body(oy, ox) for every window over the input `at`. One loop: the convergence barriers of deeper nests go to
+// local memory.
+template <class Body>
+__device__ __forceinline__ void overWindows(const PoolParameters& p, const Position& at, const Body& body) {
+  const Window& w = p.window;
+  const Span oys = windowsOver(at.y, w.strideHeight, w.top, w.kernelHeight, w.outHeight);
+  const Span oxs = windowsOver(at.x, w.strideWidth, w.left, w.kernelWidth, w.outWidth);
+  const int across = oxs.end - oxs.first, windows = (oys.end - oys.first) * across;
+  ARCH_NO_UNROLL
+  for (int i = 0; i < windows; ++i) {
+    body(oys.first + i / across, oxs.first + i % across);
+  }
+}
+
+template <int VECTOR>
+__global__ void __launch_bounds__(gridThreads) maxPool(const __grid_constant__ PoolParameters p) {
+  const int64_t to = taskIndex() * VECTOR;
+  if (to >= p.y.count) return;
+  Floats<VECTOR> best = filled<VECTOR>(-INFINITY);
+  overWindow<VECTOR>(p, positionOf<VECTOR>(taskIndex(), p.window.outHeight, p.window.outWidth, p.channels),
+                     [&](const Floats<VECTOR>& value) {
+                       ARCH_UNROLL
+                       for (int e = 0; e < VECTOR; ++e)
+                         best[e] = value[e] > best[e] || value[e] != value[e] ? value[e] : best[e];
+                     });
   if (p.residual.present()) {
     const Floats<VECTOR> residual = p.residual.load<VECTOR>(to);
     ARCH_UNROLL
@@ -81,19 +100,13 @@ __global__ void __launch_bounds__(gridThreads) maxPool(const __grid_constant__ P
 // smaller and every later one that is not larger; a NaN wins over all but an earlier NaN.
 template <int VECTOR>
 __global__ void __launch_bounds__(gridThreads) maxPoolGradient(const __grid_constant__ PoolParameters p) {
-  const int64_t task = taskIndex();
-  if (task * VECTOR >= p.y.count) return;
+  const int64_t to = taskIndex() * VECTOR;
+  if (to >= p.y.count) return;
   const Window& w = p.window;
-  const Position at = positionOf<VECTOR>(task, w.height, w.width, p.channels);
-  const Floats<VECTOR> own = p.x.load<VECTOR>(task * VECTOR);
+  const Position at = positionOf<VECTOR>(taskIndex(), w.height, w.width, p.channels);
+  const Floats<VECTOR> own = p.x.load<VECTOR>(to);
   Floats<VECTOR> sum = filled<VECTOR>(0.f);
-  const Span oys = windowsOver(at.y, w.strideHeight, w.top, w.kernelHeight, w.outHeight);
-  const Span oxs = windowsOver(at.x, w.strideWidth, w.left, w.kernelWidth, w.outWidth);
-  // Two loops, not four: the convergence barriers of deeper nests go to local memory.
-  const int across = oxs.end - oxs.first, windows = (oys.end - oys.first) * across;
-  ARCH_NO_UNROLL
-  for (int i = 0; i < windows; ++i) {
-    const int oy = oys.first + i / across, ox = oxs.first + i % across;
+  overWindows(p, at, [&](int oy, int ox) {
     const Span rows = spanOf(oy, w.strideHeight, w.top, w.kernelHeight, w.height);
     const Span columns = spanOf(ox, w.strideWidth, w.left, w.kernelWidth, w.width);
     const int width = columns.end - columns.first, positions = (rows.end - rows.first) * width;
@@ -113,8 +126,8 @@ __global__ void __launch_bounds__(gridThreads) maxPoolGradient(const __grid_cons
     const Floats<VECTOR> dy = p.dy.load<VECTOR>(outputIndex(p, at.n, oy, ox, at.c));
     ARCH_UNROLL
     for (int e = 0; e < VECTOR; ++e) sum[e] += beaten >> e & 1 ? 0.f : dy[e];
-  }
-  p.y.store<VECTOR>(task * VECTOR, sum);
+  });
+  p.y.store<VECTOR>(to, sum);
 }
 
 // One over what the window at (oy, ox) divides by.
@@ -128,48 +141,30 @@ __device__ __forceinline__ float shareOf(const PoolParameters& p, int oy, int ox
 
 template <int VECTOR>
 __global__ void __launch_bounds__(gridThreads) avgPool(const __grid_constant__ PoolParameters p) {
-  const int64_t task = taskIndex();
-  if (task * VECTOR >= p.y.count) return;
-  const Window& w = p.window;
-  const Position at = positionOf<VECTOR>(task, w.outHeight, w.outWidth, p.channels);
-  const Span rows = spanOf(at.y, w.strideHeight, w.top, w.kernelHeight, w.height);
-  const Span columns = spanOf(at.x, w.strideWidth, w.left, w.kernelWidth, w.width);
+  const int64_t to = taskIndex() * VECTOR;
+  if (to >= p.y.count) return;
+  const Position at = positionOf<VECTOR>(taskIndex(), p.window.outHeight, p.window.outWidth, p.channels);
   Floats<VECTOR> sum = filled<VECTOR>(0.f);
-  ARCH_NO_UNROLL
-  for (int y = rows.first; y < rows.end; ++y) {
-    ARCH_NO_UNROLL
-    for (int x = columns.first; x < columns.end; ++x) {
-      const Floats<VECTOR> value = p.x.load<VECTOR>(inputIndex(p, at.n, y, x, at.c));
-      ARCH_UNROLL
-      for (int e = 0; e < VECTOR; ++e) sum[e] += value[e];
-    }
-  }
+  overWindow<VECTOR>(p, at, [&](const Floats<VECTOR>& value) {
+    ARCH_UNROLL
+    for (int e = 0; e < VECTOR; ++e) sum[e] += value[e];
+  });
   const float share = shareOf(p, at.y, at.x);
   ARCH_UNROLL
   for (int e = 0; e < VECTOR; ++e) sum[e] *= share;
-  p.y.store<VECTOR>(task * VECTOR, sum);
+  p.y.store<VECTOR>(to, sum);
 }
 
 template <int VECTOR>
 __global__ void __launch_bounds__(gridThreads) avgPoolGradient(const __grid_constant__ PoolParameters p) {
-  const int64_t task = taskIndex();
-  if (task * VECTOR >= p.y.count) return;
-  const Window& w = p.window;
-  const Position at = positionOf<VECTOR>(task, w.height, w.width, p.channels);
+  const int64_t to = taskIndex() * VECTOR;
+  if (to >= p.y.count) return;
+  const Position at = positionOf<VECTOR>(taskIndex(), p.window.height, p.window.width, p.channels);
   Floats<VECTOR> sum = filled<VECTOR>(0.f);
-  const Span oys = windowsOver(at.y, w.strideHeight, w.top, w.kernelHeight, w.outHeight);
-  const Span oxs = windowsOver(at.x, w.strideWidth, w.left, w.kernelWidth, w.outWidth);
-  ARCH_NO_UNROLL
-  for (int oy = oys.first; oy < oys.end; ++oy) {
-    ARCH_NO_UNROLL
-    for (int ox = oxs.first; ox < oxs.end; ++ox) {
-      const float share = shareOf(p, oy, ox);
-      const Floats<VECTOR> dy = p.dy.load<VECTOR>(outputIndex(p, at.n, oy, ox, at.c));
-      ARCH_UNROLL
-      for (int e = 0; e < VECTOR; ++e) sum[e] = arch::fma(dy[e], share, sum[e]);
-    }
-  }
-  p.y.store<VECTOR>(task * VECTOR, sum);
+  overWindows(p, at, [&](int oy, int ox) {
+    multiplyAdd(sum, p.dy.load<VECTOR>(outputIndex(p, at.n, oy, ox, at.c)), filled<VECTOR>(shareOf(p, oy, ox)));
+  });
+  p.y.store<VECTOR>(to, sum);
 }
 
 enum class Pool : uint8_t { max, maxGradient, average, averageGradient };

@@ -12,16 +12,16 @@ namespace {
 class Separable final : public Kernel {
  public:
   Separable(const CallDescription& call, const DeviceProperties& device)
-      : problem_(checkSeparable(call)), config_(chooseSeparable(problem_, device)) {
+      : problem_(checkSeparable(call)), config_(chooseSeparable(problem_, device, tileOf(call))) {
     if (problem_.pointwise.columns > 64 * 65535) refuse(call, "more than 4194240 output channels");
   }
 
   std::string describe() const override { return cuda::describe(config_) + (plain3x3() ? ", 3x3 taps" : ", any taps"); }
 
+  std::vector<std::string> tiles() const override { return tilesOf(problem_); }
+
   void launch(DeviceInterface& device, const Arguments& arguments) const override {
-    if (config_.precision != Precision::float32)
-      start<Tile32x64, 3, 4>(device, arguments);
-    else if (config_.tile == MatrixTile::tile64x128)
+    if (config_.tile == MatrixTile::tile64x128)
       plain3x3() ? start<Tile64x128, 3, 4>(device, arguments) : start<Tile64x128, 0, 4>(device, arguments);
     else if (config_.vector == 4)
       plain3x3() ? start<Tile32x64, 3, 4>(device, arguments) : start<Tile32x64, 0, 4>(device, arguments);
@@ -43,7 +43,7 @@ class Separable final : public Kernel {
     const MatrixProblem& m = problem_.pointwise;
     const Window& w = d.window;
     const int64_t outElements = m.rows * m.columns;
-    GemmParameters<SeparableOperand<KERNEL>, MatrixOperand<false>> p{};
+    SeparableProduct<KERNEL> p{};
     p.a.x = view(arguments.inputs[0], int64_t{d.batch} * w.height * w.width * d.channels, d.dtype);
     p.a.filter = view(arguments.inputs[1], int64_t{w.kernelHeight} * w.kernelWidth * m.depth, d.dtype);
     p.a.shift = view(arguments.input(5), m.depth);
@@ -61,7 +61,7 @@ class Separable final : public Kernel {
     p.columns = m.columns;
     p.depth = p.depthPerSplit = m.depth;
     p.splits = 1;
-    if constexpr (KERNEL == 3) {
+    if constexpr (VECTOR == 4) {
       if (config_.precision != Precision::float32) return launchTensorCores(device, "separableConv2d", config_, p);
     }
     launchSimt<T, VECTOR>(device, "separableConv2d", p, 1);

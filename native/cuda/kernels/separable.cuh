@@ -74,9 +74,12 @@ struct SeparableOperand {
   }
 };
 
-using SeparableProduct = GemmParameters<SeparableOperand<3>, MatrixOperand<false>>;
+template <int KERNEL>
+using SeparableProduct = GemmParameters<SeparableOperand<KERNEL>, MatrixOperand<false>>;
 // separable_mma.cu
 void launchTensorCores(DeviceInterface& device, const char* name, const MatrixConfig& config,
-                       const SeparableProduct& p);
+                       const SeparableProduct<3>& p);
+void launchTensorCores(DeviceInterface& device, const char* name, const MatrixConfig& config,
+                       const SeparableProduct<0>& p);
 
 }  // namespace sepconv::cuda

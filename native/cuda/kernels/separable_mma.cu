@@ -1,11 +1,15 @@
-// Instantiates the tensor-core kernels of separableConv2d, 3x3.
+// Instantiates the tensor-core kernels of separableConv2d: 3x3 and any window.
 #include "gemm_mma.cuh"
 #include "separable.cuh"
 
 namespace sepconv::cuda {
 
 void launchTensorCores(DeviceInterface& device, const char* name, const MatrixConfig& config,
-                       const SeparableProduct& p) {
+                       const SeparableProduct<3>& p) {
+  launchMma(device, name, config, p, 1, Activation::none);
+}
+void launchTensorCores(DeviceInterface& device, const char* name, const MatrixConfig& config,
+                       const SeparableProduct<0>& p) {
   launchMma(device, name, config, p, 1, Activation::none);
 }
 

@@ -93,13 +93,14 @@ class Scan final : public Kernel {
 struct SgdEntry {
   Output parameter, velocity;  // read and written in place, or
   const float *fromParameter, *fromVelocity, *gradient;
+  Average average;
   float decay;
   int first;
 };
-constexpr int sgdEntries = 56;
+constexpr int sgdEntries = 48;
 struct SgdParameters {
   SgdEntry entries[sgdEntries];
-  Input rate, flag, scale;
+  Input rate, flag, scale, averageDecay;
   float momentum;
   int count;
   bool nesterov;
@@ -122,14 +123,16 @@ __global__ void __launch_bounds__(gridThreads) sgdPieces(const __grid_constant__
     const float velocity = arch::fma(p.momentum, before, gradient);
     const float step = p.nesterov ? arch::fma(p.momentum, velocity, gradient) : velocity;
     entry.velocity.store<1>(at, {moves ? velocity : before});
-    entry.parameter.store<1>(at, {moves ? parameter - rate * step : parameter});
+    const float moved = moves ? parameter - rate * step : parameter;
+    entry.parameter.store<1>(at, {moved});
+    moveAverage(entry.average, p.averageDecay, n, at, moved, moves);
   }
 }
 
 class SgdUpdate final : public Kernel {
  public:
   explicit SgdUpdate(const CallDescription& call)
-      : counts_(checkGroups(call, 3, 3, 2)),
+      : counts_(checkUpdate(call, 3, 3, 0, averages_)),
         decays_(perGroup(call, "weightDecay", counts_.size())),
         momentum_(static_cast<float>(call.attributes.number("momentum"))),
         nesterov_(call.attributes.flag("nesterov")) {}
@@ -138,6 +141,7 @@ class SgdUpdate final : public Kernel {
     p.rate = view(arguments.input(0), 1);
     p.flag = view(arguments.input(1), 1);
     p.scale = view(arguments.input(2), 1);
+    p.averageDecay = averages_.decayOf(arguments);
     p.momentum = momentum_;
     p.nesterov = nesterov_;
     int blocks = 0;
@@ -147,6 +151,7 @@ class SgdUpdate final : public Kernel {
                               arguments.input(3 + 3 * i),
                               arguments.input(4 + 3 * i),
                               arguments.input(5 + 3 * i),
+                              averages_.of(arguments, i),
                               decays_[i],
                               blocks};
       blocks += blocksOf(counts_[i]);
@@ -157,6 +162,7 @@ class SgdUpdate final : public Kernel {
   }
 
  private:
+  Averages averages_;  // before counts_, whose check fills it
   const std::vector<int64_t> counts_;
   const std::vector<float> decays_;
   const float momentum_;

@@ -3,7 +3,7 @@
 import { readFile } from 'node:fs/promises'
 import { Command } from 'commander'
 import type { Precision } from '../../graph/passes/storage.js'
-import type { KernelReport, KernelResult } from '../../bench/kernels.js'
+import type { KernelName, KernelReport, KernelResult } from '../../bench/kernels.js'
 import { SepconvError } from '../../errors.js'
 import {
   addModelOptions,
@@ -34,8 +34,8 @@ interface KernelSettings extends Common {
   op?: KernelResult['op'][]
   pass: KernelResult['pass'][]
   batch: number
+  precision?: ('float32' | 'tf32' | 'bfloat16')[]
   threads?: number
-  precision: string
   nearest?: boolean
   details?: boolean
   compare?: string
@@ -92,7 +92,11 @@ const kernelsCommand = (): Command =>
       )
       .option('--pass <list>', 'forward, data, filter (gradients)', list(oneOf('forward', 'data', 'filter')), ['forward', 'data', 'filter'])
       .option('--batch <n>', 'pictures', wholeNumber(), 1)
-      .option('--precision <type>', 'float32', 'float32')
+      .option(
+        '--precision <list>',
+        'float32, tf32, bfloat16 (default: all on a GPU, float32 elsewhere)',
+        list(oneOf('float32', 'tf32', 'bfloat16')),
+      )
       .addOption(threadsOption())
       .option('--details', 'a row per kernel, with its rates and its share of the roofline')
       .option('--compare <file>', 'set the results beside those of an earlier run, a file that --out wrote'),
@@ -137,7 +141,7 @@ async function kernels(settings: KernelSettings): Promise<void> {
   const measured = await benchKernels({
     ...(layers && { layers: parseLayers(layers) }),
     ...(op && { ops: op }),
-    ...{ passes: pass, batch, threads, precision, nearest, device, rounds, seconds },
+    ...{ passes: pass, batch, threads, precisions: precision, nearest, device, rounds, seconds },
     onProgress: ({ done, total, layer }) => progress.update(done / total, layer),
   })
   progress.finish()
@@ -157,10 +161,15 @@ async function kernels(settings: KernelSettings): Promise<void> {
   const slow = result.results.filter((row) => row.nearest && row.nearest.share < 0.5)
   for (const { op: name, layer, pass: direction, nearest: other } of slow)
     say(red(`${name} ${direction} of ${layer} keeps ${(100 * other!.share).toFixed(0)} % of the rate at ${other!.layer}`))
-  for (const { op: name, layer, pass: direction, maxError } of result.wrong)
-    say(red(`${name} ${direction} of ${layer} disagrees with the reference by ${maxError.toExponential(1)} and was not timed`))
+  for (const { name, version, reason } of result.libraries ?? []) say(version ? `${name} ${version}` : (reason ?? ''))
+  for (const { reason, ...kernel } of result.refused ?? []) say(`${kernelName(kernel)} is not to be had: ${reason}`)
+  for (const { maxError, ...kernel } of result.wrong)
+    say(red(`${kernelName(kernel)} disagrees with the reference by ${maxError.toExponential(1)} and was not timed`))
   if (result.wrong.length > 0) throw new ExitStatus(1)
 }
+
+/** `cudnn: regular forward of 128->128@147 in bfloat16`. */
+const kernelName = ({ op, layer, pass, precision, library }: KernelName): string => `${library}: ${op} ${pass} of ${layer} in ${precision}`
 
 /** What the machine can do at most, and where it runs slower paths than it might. */
 function sayLimits(result: KernelReport, { machineTitle, slowPath }: typeof import('../../bench/report.js')): void {

@@ -16,9 +16,11 @@ import {
   type NativeExecutorInfo,
   type NativeMemory,
   type NativeProgram,
+  packageVersion,
   requireNative,
 } from '../native.js'
 import type { Program } from '../program.js'
+import { Tuner } from '../tuner.js'
 
 /** Calls into the addon; its errors become SepconvErrors whose stack is the caller's. */
 function native<T>(call: () => T): T {
@@ -120,6 +122,10 @@ class NativeLoadedProgram implements LoadedProgram {
     return native(() => this.#handle.profile(this.#memories(inputs), offsets(inputs), this.#memories(outputs), offsets(outputs)))
   }
 
+  elapsed(inputs: readonly Binding[], outputs: readonly Binding[]): number {
+    return native(() => this.#handle.elapsed(this.#memories(inputs), offsets(inputs), this.#memories(outputs), offsets(outputs)))
+  }
+
   dispose(): void {
     this.#handle.dispose()
   }
@@ -128,6 +134,10 @@ class NativeLoadedProgram implements LoadedProgram {
     return bindings.map(({ memory }) => handleOf(memory, this.executor))
   }
 }
+
+/** Whatever a measured tile may depend on. */
+const tuningKey = ({ device, name, computeCapability, multiprocessors, driverVersion }: NativeExecutorInfo): string =>
+  [device ?? name, computeCapability, multiprocessors, driverVersion, packageVersion].filter((part) => part !== undefined).join(' ')
 
 const offsets = (bindings: readonly Binding[]): number[] => bindings.map(({ offset }) => offset)
 
@@ -144,10 +154,15 @@ export class NativeDeviceExecutor implements Executor {
     this.consumes = name === 'cpu'
     this.handle = native(() => addon.openExecutor(name, options))
     const { panel = 0, dtypes = ['float32'], cacheBytes = 0 } = this.handle.info()
+    // Off by default: a rule decides without waiting, and with the same bits everywhere.
+    const tuner =
+      name !== 'cpu' && process.env.SEPCONV_TUNE === '1' ? new Tuner(this.handle, { key: tuningKey(this.handle.info()) }) : undefined
     this.target = {
+      ...(tuner && { tile: (...call: Parameters<Tuner['tile']>) => native(() => tuner.tile(...call)) }),
       name: name === 'cpu' ? 'cpu' : 'cuda',
       dtypes: dtypes as DType[],
       cacheBytes,
+      fusesAverage: name !== 'cpu',
       panel,
       fusesSeparable: () => true,
       workspaceBytes: (

@@ -139,6 +139,12 @@ class ReferenceProgram implements LoadedProgram {
     for (const call of this.program.calls) this.#call(call, places)
   }
 
+  elapsed(inputs: readonly Binding[], outputs: readonly Binding[]): number {
+    const since = performance.now()
+    this.runSync(inputs, outputs)
+    return (performance.now() - since) * 1e6
+  }
+
   profile(inputs: readonly Binding[], outputs: readonly Binding[]): Float64Array {
     const places = this.#places(inputs, outputs, new ArrayBuffer(this.program.arenaBytes))
     return Float64Array.from(this.program.calls, (call) => {
