@@ -134,9 +134,11 @@ export async function benchKernels(options: KernelBenchOptions = {}): Promise<Ke
         })
         for (const { candidate, timing, rates: own } of measured) {
           if (candidate.operands !== operands[0]) continue
+          const { op, precision, library } = candidate.name
           const near = measured.find(({ candidate: other }) => other.operands !== operands[0] && other.key === candidate.key)
           results.push({
-            ...{ ...candidate.name, device: executor.name, batch, threads, ms: round(timing.ms), least: round(timing.least), ...own },
+            ...{ op, layer: layer.name, pass, device: executor.name, precision, library, batch, threads },
+            ...{ ms: round(timing.ms), least: round(timing.least), ...own },
             ...{ maxError: round(candidate.maxError), samples: timing.samples },
             ...(near && { nearest: { layer: near.candidate.name.layer, share: round(rateShare(own, near.rates)) } }),
           })

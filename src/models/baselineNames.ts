@@ -7,6 +7,7 @@
  */
 
 import type { LayerNames } from '../weights/conventions.js'
+import { checkBlocks } from './common.js'
 
 interface Options {
   readonly classes?: number
@@ -38,6 +39,8 @@ export const MODULE_LETTERS = 'bcdefghijklmnopqrstuvwxyz'
 
 /** Inception V3: 94 convolutions, 96 with the auxiliary tower, which Keras does not have. */
 export function inceptionNames({ blocks = [3, 4, 2], aux = false, classes = 1000 }: Options = {}): LayerNames[] {
+  // Options of a file come here before a model is built of them.
+  checkBlocks('inception_v3', blocks, [3, 4, 2])
   const [countA, countC, countE] = blocks as [number, number, number]
   const modules = (stage: number, kind: keyof typeof MODULES, count: number) =>
     Array.from({ length: count }, (_, i) => MODULES[kind].map((part) => `Mixed_${stage}${MODULE_LETTERS[i]}.${part}`)).flat()
@@ -68,6 +71,7 @@ export function inceptionNames({ blocks = [3, 4, 2], aux = false, classes = 1000
 
 /** A ResNet of bottlenecks, by blocks per stage: `layer1.0.conv1` is Keras' `conv2_block1_1_conv`, a projection its number 0. */
 export function resnetNames(published: readonly number[], { blocks = published, classes = 1000 }: Options = {}): LayerNames[] {
+  checkBlocks('resnet', blocks, published)
   const pair = (convolution: string, norm: string, keras: string): LayerNames[] => [
     { kind: 'conv', own: convolution, torchvision: convolution, keras: `${keras}_conv` },
     { kind: 'batchNorm', own: norm, torchvision: norm, keras: `${keras}_bn` },
@@ -87,6 +91,7 @@ export function resnetNames(published: readonly number[], { blocks = published, 
 
 /** VGG-16, by convolutions per stage: torchvision counts places in the sequence, ReLUs, norms and pools included. */
 export function vggNames({ blocks = [2, 2, 3, 3, 3], classes = 1000, batchNorm = false, inputSize = 224 }: Options = {}): LayerNames[] {
+  checkBlocks('vgg16', blocks, [2, 2, 3, 3, 3])
   const rows: LayerNames[] = []
   let place = 0
   for (const [stage, count] of blocks.entries()) {

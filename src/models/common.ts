@@ -58,16 +58,7 @@ export function resolveBaseline(
   checkCount(name, 'inputSize', inputSize, published.smallest)
   if (!(width > 0 && width <= 16))
     throw new SepconvError('ERR_ARGUMENT', `${name}: width must be in (0, 16], got ${width}`, { subject: 'width', given: width })
-  if (
-    !Array.isArray(blocks) ||
-    blocks.length !== published.blocks.length ||
-    blocks.some((count) => !(Number.isInteger(count) && count >= 1 && count <= MAX_REPEATS))
-  )
-    throw new SepconvError(
-      'ERR_ARGUMENT',
-      `${name}: blocks must be ${published.blocks.length} whole numbers of at least 1, got ${JSON.stringify(blocks)}`,
-      { subject: 'blocks', expected: published.blocks, given: blocks },
-    )
+  checkBlocks(name, blocks, published.blocks)
   return {
     ...{ classes, inputChannels, inputSize, blocks },
     dropout: options.dropout ?? 0,
@@ -75,6 +66,17 @@ export function resolveBaseline(
     initializer: options.initializer ?? 'glorotUniform',
     channels: (count) => (width === 1 ? count : Math.max(8, Math.round((count * width) / 8) * 8)),
   }
+}
+
+/** @throws ERR_ARGUMENT unless there are as many stages as published, each with 1 to 1000 blocks. */
+export function checkBlocks(name: string, blocks: readonly number[], published: readonly number[]): void {
+  const fits = (count: number) => Number.isInteger(count) && count >= 1 && count <= MAX_REPEATS
+  if (Array.isArray(blocks) && blocks.length === published.length && blocks.every(fits)) return
+  throw new SepconvError(
+    'ERR_ARGUMENT',
+    `${name}: blocks must be ${published.length} whole numbers from 1 to ${MAX_REPEATS}, got ${JSON.stringify(blocks)}`,
+    { subject: 'blocks', expected: published, given: blocks },
+  )
 }
 
 /** Mean over the last feature map, fully connected layers where wanted, dropout, logistic regression under the name `classifier`. */

@@ -176,7 +176,7 @@ describe('costs', () => {
   test('of a filter with stride and multiplier', () => {
     const varied: Layer = parseLayer('4->6@9:k5:s2:m2')
     expect(costs('unfused', 'forward', varied, 2)).toEqual([
-      { flops: 2 * 25 * 2 * 25 * 8, bytes: 4 * (2 * 81 * 4 + 2 * 25 * 8 + 25 * 8) },
+      { flops: 2 * 25 * 2 * 25 * 8, bytes: 4 * (2 * 81 * 4 + 2 * 25 * 8 + 25 * 8), simt: true },
       { flops: 2 * 2 * 25 * 8 * 6, bytes: 4 * (2 * 25 * (8 + 6) + 8 * 6) },
     ])
   })

@@ -98,7 +98,7 @@ describe('bench', () => {
       ...['data', 'filter'].flatMap((pass) => ['regular', 'depthwise', 'pointwise', 'unfused'].map((op) => `${op} ${pass}`)),
     ])
     expect(keys(report.results[0])).toEqual([
-      ...['op', 'layer', 'pass', 'device', 'precision', 'batch', 'threads', 'ms', 'least', 'gflops', 'gbps', 'rooflineShare'],
+      ...['op', 'layer', 'pass', 'device', 'precision', 'library', 'batch', 'threads', 'ms', 'least', 'gflops', 'gbps', 'rooflineShare'],
       ...['maxError', 'samples'],
     ])
     for (const { ms, maxError } of report.results) expect(ms > 0 && maxError < 1e-5).toBe(true)
