@@ -9,18 +9,19 @@ import { relativeError } from '../../dist/runtime/verify.js'
  */
 export const TOLERANCES = { output: 1e-4, losses: 1e-3, change: 5e-2 }
 
-export const toleranceOf = (name) => TOLERANCES[name] ?? TOLERANCES.change
+export const toleranceOf = (name, tolerances = {}) => tolerances[name] ?? TOLERANCES[name] ?? TOLERANCES.change
 
 /**
  * @param actual, expected name → Float32Array.
+ * @param tolerances a peer's own.
  * @returns the largest error, the name of what has it, and whether all are within their tolerances.
  */
-export function compareOutputs(actual, expected) {
+export function compareOutputs(actual, expected, tolerances) {
   let worst = { maxError: 0, output: Object.keys(expected)[0], share: 0 }
   for (const [output, values] of Object.entries(expected)) {
     const found = actual[output]
     const maxError = found?.length === values.length ? relativeError(found, values) : Number.NaN
-    const share = maxError / toleranceOf(output)
+    const share = maxError / toleranceOf(output, tolerances)
     if (!(share <= worst.share)) worst = { maxError, output, share }
     if (Number.isNaN(maxError)) break
   }

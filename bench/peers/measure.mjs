@@ -67,7 +67,7 @@ export async function measureCase(task, peers, networks, { rounds, seconds, isa,
         const { process, outputs } = await prepare(name, { task, network, out, isa, patience, onStart })
         running.set(name, process)
         expected ??= outputs
-        const { agrees, maxError, output } = compareOutputs(outputs, expected)
+        const { agrees, maxError, output } = compareOutputs(outputs, expected, PEERS[name].tolerances)
         Object.assign(rows.get(name), { maxError: finite(maxError) })
         if (agrees) {
           const [ms] = (await process.request('run', { warm: 0, count: 1 })).ms

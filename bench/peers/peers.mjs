@@ -17,9 +17,16 @@ const node = (program, packageName) => ({
       : 'npm did not install it',
 })
 
-/** By name, sepconv first: what the others are compared with. */
+const sepconv = (precision) => ({
+  ...node('sepconv.mjs'),
+  environment: ({ threads }) => ({ SEPCONV_THREADS: String(threads), PEER_PRECISION: precision }),
+})
+
+/** By name, sepconv first: what the others are compared with. `tolerances`: in place of those of float32 in compare.mjs. */
 export const PEERS = {
-  sepconv: { ...node('sepconv.mjs'), environment: ({ threads }) => ({ SEPCONV_THREADS: String(threads) }) },
+  sepconv: sepconv('float32'),
+  // Logits of eight-bit activations after 36 convolutions with random weights.
+  'sepconv-bfloat16': { ...sepconv('bfloat16'), tolerances: { output: 5e-2 } },
   'onnxruntime-node': node('onnxruntime-node.mjs', 'onnxruntime-node'),
   pytorch: {
     command: () => [python(), path.join(folder, 'programs/pytorch.py')],

@@ -8,7 +8,10 @@ import { openDevice } from '../../../dist/runtime/device.js'
 import { readState, writeState } from '../../../dist/runtime/state.js'
 import { variablesOf } from '../../../dist/nn/layer.js'
 import { readImages, readNetwork } from '../plan.mjs'
-import { serve } from '../serve.mjs'
+import { serve, Unsupported } from '../serve.mjs'
+
+/** `float32` or `bfloat16`: the same program serves two peers. */
+const precision = process.env.PEER_PRECISION
 
 const model = (network) => createModel('xception', { weights: path.join(network, 'weights.safetensors'), device: 'cpu' })
 const images = (network, batch, shape) => tensor(readImages(network, batch, shape), [batch, ...shape], { device: 'cpu' })
@@ -28,12 +31,13 @@ async function inference({ network, batch }) {
   const xception = await model(network)
   const { inputSize, inputChannels } = xception.network
   return timed(
-    compile((x) => xception(x), { device: 'cpu' }),
+    compile((x) => xception(x), { device: 'cpu', precision }),
     images(network, batch, [inputSize, inputSize, inputChannels]),
   )
 }
 
 async function layer({ network, batch }) {
+  if (precision !== 'float32') throw new Unsupported('whole networks only')
   const { plan, weights } = readNetwork(network)
   const [{ shape }, last] = plan.nodes
   const separableLayer = separable(shape.at(-1), last.shape.at(-1))
@@ -51,6 +55,7 @@ async function layer({ network, batch }) {
 }
 
 async function train({ network, batch, training: settings }) {
+  if (precision !== 'float32') throw new Unsupported('compared in inference only')
   const xception = await model(network)
   const { inputSize, inputChannels, classes } = xception.network
   const input = images(network, batch, [inputSize, inputSize, inputChannels])
