@@ -40,7 +40,7 @@ const program = new Command('npm run bench:peers --')
   .option('--draw <file>', "measure nothing: print a result's tables as Markdown and write its charts beside it, as .svg (and -layers.svg)")
   .addHelpText(
     'after',
-    '\nExamples:\n  $ npm run bench:peers\n  $ npm run bench:peers -- --only sepconv,onnxruntime-node,pytorch --tasks inference --batch 1\n  $ npm run bench:peers -- --draw bench/results/peers-amd-epyc-2026-11-24.json',
+    '\nExamples:\n  $ npm run bench:peers\n  $ npm run bench:peers -- --only sepconv,onnxruntime-node,pytorch --tasks inference --batch 1\n  $ npm run bench:peers -- --draw bench/results/peers-amd-epyc-2026-11-25.json',
   )
 
 // Called wrongly: status 2, as everywhere.
