@@ -137,7 +137,7 @@ export function layerChart(report) {
   })
   return barChart({
     title: 'Separable layers of Xception on the CPU',
-    subtitle: `float32, ${machineTitle(report, [])}; median over interleaved rounds, lower is better`,
+    subtitle: `float32 where nothing else is named, ${machineTitle(report, [])}; median over interleaved rounds, lower is better`,
     axis: 'milliseconds (logarithmic)',
     series: peers,
     groups,
@@ -181,7 +181,7 @@ export function chart(report) {
   })
   return barChart({
     title: 'Xception at 299 × 299 on the CPU, the same weights everywhere',
-    subtitle: `float32, ${machineTitle(report, [])}; median over interleaved rounds, higher is better`,
+    subtitle: `float32 where nothing else is named, ${machineTitle(report, [])}; median over interleaved rounds, higher is better`,
     axis: 'pictures per second',
     series: unique(rows.map(({ peer }) => peer)),
     groups,
