@@ -7,7 +7,7 @@ import { checkOptions, SepconvError } from '../errors.js'
 import { type Compiled, compileGraph } from '../graph/compile.js'
 import type { Value } from '../graph/graph.js'
 import { type Lowered, UPDATE_OPS } from '../graph/lower.js'
-import type { HostTensor } from '../graph/op.js'
+import { type HostTensor, opDefinition } from '../graph/op.js'
 import { checkPrecision, type Precision } from '../graph/passes/storage.js'
 import { trace } from '../graph/trace.js'
 import { byteLength, type DType, elements, type TypedArray, typedArray } from '../graph/types.js'
@@ -233,8 +233,9 @@ class Report {
     const error = Math.max(...expected.map((data, i) => relativeError(actual[i]!, data, i === 0 ? 0 : least)))
     const row = this.#rows.get(call.kernel) ?? { maxError: 0, tolerance: TOLERANCE, calls: 0, layer: '' }
     const worse = error > row.maxError || Number.isNaN(error)
-    // On a GPU, what a prologue makes of a bfloat16 operand is an operand of the same type again: a tile in shared memory.
-    const rounded = [...outputs, ...(this.executor.target.name === 'cuda' ? inputs : [])]
+    // On a GPU, what a normalising prologue makes of a bfloat16 operand is rounded to that type again, in its tile in shared memory.
+    const normalises = opDefinition(call.kernel).inputs.some((name, i) => /^input(Scale|Shift)/.test(name) && inputs[i])
+    const rounded = [...outputs, ...(this.executor.target.name === 'cuda' && normalises ? inputs : [])]
     const tolerance = rounded.some((tensor) => tensor?.dtype === 'bfloat16') ? BFLOAT16_TOLERANCE : row.tolerance
     const { maxError, layer } = worse ? { maxError: error, layer: call.scope } : row
     this.#rows.set(call.kernel, { maxError, tolerance, calls: row.calls + 1, layer })
