@@ -39,8 +39,23 @@ struct FilterGradientConfig {
   int blockChannels() const { return tileBytes / (halfTile ? 2 : 4); }
 };
 
-// Products: rows x columns of y per block.
-enum class MatrixTile : uint8_t { tile32x64, tile64x64, tile64x128, tile128x128 };
+// Products: rows x columns of y per block. From 192x184 on: by wgmma, compute capability 9.0 alone.
+enum class MatrixTile : uint8_t {
+  tile32x64,
+  tile64x64,
+  tile64x128,
+  tile128x128,
+  tile192x184,
+  tile192x96,
+  tile128x256,
+  tile256x128,
+  tile184x192,
+};
+struct TileSize {
+  int rows, columns;
+};
+TileSize sizeOf(MatrixTile tile);
+inline bool byWarpgroups(MatrixTile tile) { return tile >= MatrixTile::tile192x184; }
 
 // A product C[rows, columns] over depth, one per group.
 struct GemmShape {
@@ -53,13 +68,15 @@ struct GemmShape {
   // tf32) and no elu before the product. Otherwise the exact kernel does.
   Precision precision = Precision::float32;
   bool tensorCores = false;
+  // The tiles that wgmma has for this product on this device, if any.
+  std::vector<MatrixTile> warpgroupTiles = {};
 };
 
 struct MatrixConfig {
   MatrixTile tile;
   int vector;
   int splits = 1, depthPerSplit = 0;
-  Precision precision = Precision::float32;  // others: tensor cores, tiles of 128x128 or 64x64
+  Precision precision = Precision::float32;  // others: tensor cores, tiles of 128x128 or 64x64, or byWarpgroups
 };
 
 // `tile`: '' for the rule's own choice, or one of the names that tilesOf gives, which the tuner has measured; anything

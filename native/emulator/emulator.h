@@ -1,5 +1,6 @@
 // The CUDA executor on the host, one executor per adversary mode: 'emulator:fair', 'emulator:random', ...; plain
-// 'emulator' is the first; 'emulator:counting' (not listed) counts memory traffic and bank conflicts. For tests only.
+// 'emulator' is the first; 'emulator:counting' (not listed) counts memory traffic and bank conflicts. 'hopper:fair' and
+// so on (not listed) are the same for compute capability 9.0. For tests only.
 #pragma once
 #include <memory>
 #include <vector>
