@@ -158,6 +158,7 @@ const cuda::Registry& registry() {
   static const cuda::Registry all = [] {
     cuda::Registry kernels = cuda::kernels();
     registerTestKernels(kernels);
+    registerHopperCheck(kernels);
     return kernels;
   }();
   return all;

@@ -16,5 +16,7 @@ std::unique_ptr<Executor> open(const std::string& name);
 
 // 'emulatorCheck': a kernel with one seeded bug by attribute; test_kernels.cu.
 void registerTestKernels(cuda::Registry& registry);
+// 'hopperCheck': the same for compute capability 9.0; test_hopper.cu.
+void registerHopperCheck(cuda::Registry& registry);
 
 }  // namespace sepconv::emulator
