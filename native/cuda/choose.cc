@@ -51,6 +51,13 @@ bool vectorised(const SeparableProblem& problem) {
   return m.depth % 4 == 0 && m.columns % 4 == 0 && m.panel % 4 == 0 && problem.depthwise.multiplier == 1;
 }
 
+// The product of a separable convolution whose depthwise result lies in memory.
+GemmShape productOf(const SeparableProblem& problem, const DeviceProperties& device) {
+  const MatrixProblem& m = problem.pointwise;
+  return {m.rows, m.columns, m.depth,     1,    true,
+          true,   false,     m.precision, true, warpgroupTiles(m, Product::forward, device)};
+}
+
 int ceilDiv(int64_t a, int64_t b) { return static_cast<int>((a + b - 1) / b); }
 
 // Model of a product on tensor cores, in multiply-adds of one multiprocessor at wgmma's full rate: waves of tiles, each
@@ -91,6 +98,23 @@ void splitForWarpgroups(const GemmShape& shape, const DeviceProperties& device, 
 }
 
 }  // namespace
+
+std::string nameOf(MatrixTile tile) { return matrixTiles[static_cast<int>(tile)]; }
+
+std::vector<MatrixTile> warpgroupTiles(const MatrixProblem& problem, Product product, const DeviceProperties& device) {
+  const bool relu = problem.inputActivation == Activation::relu;
+  if (device.major != 9 || problem.panel) return {};
+  if (problem.precision == Precision::tf32) {
+    if (product == Product::inputGradient)
+      return {MatrixTile::tile192x184, MatrixTile::tile128x256, MatrixTile::tile256x128};
+    if (product == Product::forward && !relu) return {MatrixTile::tile184x192, MatrixTile::tile256x128};
+    return {};
+  }
+  std::vector<MatrixTile> tiles = {MatrixTile::tile192x184, MatrixTile::tile128x256};
+  if (product != Product::filterGradient) tiles.push_back(MatrixTile::tile192x96);
+  if (product != Product::filterGradient && !relu) tiles.push_back(MatrixTile::tile256x128);
+  return tiles;
+}
 
 TileSize sizeOf(MatrixTile tile) {
   constexpr TileSize sizes[] = {{32, 64},  {64, 64},   {64, 128},  {128, 128}, {192, 184},
@@ -183,7 +207,7 @@ std::vector<std::string> tilesOf(const DepthwiseProblem& problem, const DevicePr
 std::vector<std::string> tilesOf(const GemmShape& shape) {
   if (shape.precision != Precision::float32 && shape.tensorCores) {
     std::vector<std::string> tiles = {"64x64", "128x128"};
-    for (const MatrixTile tile : shape.warpgroupTiles) tiles.emplace_back(matrixTiles[static_cast<int>(tile)]);
+    for (const MatrixTile tile : shape.warpgroupTiles) tiles.push_back(nameOf(tile));
     return tiles;
   }
   if (!shape.vectorised) return {};
@@ -191,8 +215,8 @@ std::vector<std::string> tilesOf(const GemmShape& shape) {
   return {};
 }
 
-std::vector<std::string> tilesOf(const SeparableProblem& problem) {
-  if (onTensorCores(problem)) return {"64x64", "128x128"};
+std::vector<std::string> tilesOf(const SeparableProblem& problem, const DeviceProperties& device) {
+  if (onTensorCores(problem)) return tilesOf(productOf(problem, device));
   if (vectorised(problem)) return {"32x64", "64x128"};
   return {};
 }
@@ -249,10 +273,14 @@ MatrixConfig chooseSeparable(const SeparableProblem& problem, const DeviceProper
   if (onTensorCores(problem)) {
     config.precision = m.precision;
     config.tile = fills(128) ? MatrixTile::tile128x128 : MatrixTile::tile64x64;
+    // Beyond 256 columns the product takes longer than memory, and would wait for the depthwise to be computed again.
+    if (m.columns > 256)
+      if (const MatrixConfig two = chooseGemm(productOf(problem, device), device); byWarpgroups(two.tile))
+        config.tile = two.tile;
   } else if (vectorised(problem) && fills(64)) {
     config.tile = MatrixTile::tile64x128;
   }
-  if (!tile.empty()) config.tile = matrixTile(tile, tilesOf(problem));
+  if (!tile.empty()) config.tile = matrixTile(tile, tilesOf(problem, device));
   return config;
 }
 

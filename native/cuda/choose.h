@@ -55,6 +55,7 @@ struct TileSize {
   int rows, columns;
 };
 TileSize sizeOf(MatrixTile tile);
+std::string nameOf(MatrixTile tile);  // '128x128'
 inline bool byWarpgroups(MatrixTile tile) { return tile >= MatrixTile::tile192x184; }
 
 // A product C[rows, columns] over depth, one per group.
@@ -72,6 +73,11 @@ struct GemmShape {
   std::vector<MatrixTile> warpgroupTiles = {};
 };
 
+// The tiles that wgmma has for one of the three pointwise products on this device. It takes a ReLU before the product
+// in bfloat16 alone, and not the filter gradient of tf32, whose operands both run along lines.
+enum class Product : uint8_t { forward, inputGradient, filterGradient };
+std::vector<MatrixTile> warpgroupTiles(const MatrixProblem& problem, Product product, const DeviceProperties& device);
+
 struct MatrixConfig {
   MatrixTile tile;
   int vector;
@@ -85,13 +91,14 @@ DepthwiseConfig chooseDepthwise(const DepthwiseProblem& problem, const DevicePro
                                 const std::string& tile = "");
 FilterGradientConfig chooseDepthwiseFilterGradient(const DepthwiseProblem& problem, const DeviceProperties& device);
 MatrixConfig chooseGemm(const GemmShape& shape, const DeviceProperties& device, const std::string& tile = "");
+// A tile that is byWarpgroups: two launches, depthwise and a product by wgmma.
 MatrixConfig chooseSeparable(const SeparableProblem& problem, const DeviceProperties& device,
                              const std::string& tile = "");
 
 // Tiles that serve a problem, by name; fewer than two: there is nothing to choose.
 std::vector<std::string> tilesOf(const DepthwiseProblem& problem, const DeviceProperties& device);
 std::vector<std::string> tilesOf(const GemmShape& shape);
-std::vector<std::string> tilesOf(const SeparableProblem& problem);
+std::vector<std::string> tilesOf(const SeparableProblem& problem, const DeviceProperties& device);
 
 // 'tiled3x3 8x16, 4 channels per access': for reports and tests.
 std::string describe(const DepthwiseConfig& config);

@@ -34,25 +34,6 @@ bool vectorised(const MatrixProblem& problem) {
   return problem.depth % 4 == 0 && problem.columns % 4 == 0 && problem.panel % 4 == 0;
 }
 
-enum class Product : uint8_t { forward, inputGradient, filterGradient };
-
-// wgmma takes a ReLU before the product in bfloat16 alone, and not the filter gradient of tf32, whose operands both run
-// along lines.
-std::vector<MatrixTile> warpgroupTiles(const MatrixProblem& problem, Product product, const DeviceProperties& device) {
-  const bool relu = problem.inputActivation == Activation::relu;
-  if (device.major != 9 || problem.panel) return {};
-  if (problem.precision == Precision::tf32) {
-    if (product == Product::inputGradient)
-      return {MatrixTile::tile192x184, MatrixTile::tile128x256, MatrixTile::tile256x128};
-    if (product == Product::forward && !relu) return {MatrixTile::tile184x192, MatrixTile::tile256x128};
-    return {};
-  }
-  std::vector<MatrixTile> tiles = {MatrixTile::tile192x184, MatrixTile::tile128x256};
-  if (product != Product::filterGradient) tiles.push_back(MatrixTile::tile192x96);
-  if (product != Product::filterGradient && !relu) tiles.push_back(MatrixTile::tile256x128);
-  return tiles;
-}
-
 // What chooseGemm needs to know of one of the three products.
 GemmShape shapeOf(const MatrixProblem& problem, Product product, const DeviceProperties& device) {
   const int64_t rows = product == Product::filterGradient ? problem.depth : problem.rows;
