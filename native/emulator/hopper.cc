@@ -406,19 +406,35 @@ void Hopper::waitProducts(int newest) {
   }
 }
 
-// Element (line, k) of an operand in the asynchronous image: PTX ISA, "Shared memory matrix layout" of wgmma, 128-byte
-// swizzle. Along depth (not transposed) groups of 8 lines are `stride` apart; transposed, 64 lines are in a row of 128
-// bytes, the next 64 `leading` further, and groups of 8 along depth `stride` apart.
-float Hopper::elementOf(int rank, uint64_t descriptor, bool transposed, bool tf32, int line, int k) const {
+// Elements [k][line] of an operand in the asynchronous image, from line `first` on: PTX ISA, "Shared memory matrix
+// layout" of wgmma, 128-byte swizzle, 16 bytes at a time. Along depth (not transposed) groups of 8 lines are `stride`
+// apart; transposed, 64 lines are in a row of 128 bytes, the next 64 `leading` further, and groups of 8 along depth
+// `stride` apart.
+void Hopper::loadOperand(float (&out)[16][256], int rank, uint64_t descriptor, bool transposed, bool tf32, size_t first,
+                         size_t lines) const {
   const size_t start = (descriptor & 0x3fff) << 4, leading = (descriptor >> 16 & 0x3fff) << 4,
                stride = (descriptor >> 32 & 0x3fff) << 4;
-  const auto l = static_cast<size_t>(line), depth = static_cast<size_t>(k), element = size_t{tf32 ? 4u : 2u};
-  const size_t address =
-      transposed ? start + l % 64 * element + l / 64 * leading + depth % 8 * swizzledRow + depth / 8 * stride
-                 : start + l % 8 * swizzledRow + l / 8 * stride + depth * element;
-  const size_t at = swizzled(address);
-  if (at + element > block_.sharedBytes()) block_.fail("a wgmma reads beyond shared memory", thread->place);
-  return decode(asynchronous_.data() + static_cast<size_t>(rank) * block_.sharedPitch() + at, tf32);
+  const size_t element = tf32 ? 4 : 2, perChunk = 16 / element, depth = tf32 ? 8 : 16;
+  const unsigned char* image = asynchronous_.data() + static_cast<size_t>(rank) * block_.sharedPitch();
+  const auto chunkAt = [&](size_t address) {
+    const size_t at = swizzled(address);
+    if (at + 16 > block_.sharedBytes()) block_.fail("a wgmma reads beyond shared memory", thread->place);
+    return image + at;
+  };
+  if (transposed) {
+    for (size_t k = 0; k < depth; ++k)
+      for (size_t l = first; l < first + lines; l += perChunk) {
+        const unsigned char* chunk =
+            chunkAt(start + l % 64 * element + l / 64 * leading + k % 8 * swizzledRow + k / 8 * stride);
+        for (size_t e = 0; e < perChunk; ++e) out[k][l - first + e] = decode(chunk + e * element, tf32);
+      }
+    return;
+  }
+  for (size_t l = first; l < first + lines; ++l)
+    for (size_t k = 0; k < depth; k += perChunk) {
+      const unsigned char* chunk = chunkAt(start + l % 8 * swizzledRow + l / 8 * stride + k * element);
+      for (size_t e = 0; e < perChunk; ++e) out[k + e][l - first] = decode(chunk + e * element, tf32);
+    }
 }
 
 void Hopper::perform(Warp& warp, const Product& product) {
@@ -427,27 +443,23 @@ void Hopper::perform(Warp& warp, const Product& product) {
   if (m.bDescriptor >> 62 != 1 || (!m.a && m.aDescriptor >> 62 != 1))
     block_.fail("a wgmma whose layout is not swizzled by 128 bytes", thread->place);
   if (m.tf32 && (m.aTransposed || m.bTransposed)) block_.fail("wgmma transposes 16-bit operands only", thread->place);
-  static thread_local float a[16][16], b[16][256];
-  for (int k = 0; k < depth; ++k)
-    for (int column = 0; column < m.n; ++column)
-      b[k][column] = elementOf(product.rank, m.bDescriptor, m.bTransposed, m.tf32, column, k);
-  for (int row = 0; row < 16; ++row)
+  static thread_local float a[16][256], b[16][256];  // [k][line]
+  loadOperand(b, product.rank, m.bDescriptor, m.bTransposed, m.tf32, 0, static_cast<size_t>(m.n));
+  if (!m.a)
+    loadOperand(a, product.rank, m.aDescriptor, m.aTransposed, m.tf32, static_cast<size_t>(product.quarter) * 16, 16);
+  for (int row = 0; m.a && row < 16; ++row)
     for (int k = 0; k < depth; ++k) {
-      if (!m.a) {
-        a[row][k] = elementOf(product.rank, m.aDescriptor, m.aTransposed, m.tf32, product.quarter * 16 + row, k);
-        continue;
-      }
       // As mma.sync lays A out, per warp.
       const int within = m.tf32 ? k % 4 : k % 8 / 2, half = m.tf32 ? k / 4 : k / 8;
       const auto* word = reinterpret_cast<const unsigned char*>(product.a[row % 8 * 4 + within] + row / 8 + half * 2);
-      a[row][k] = decode(word + (m.tf32 ? 0 : k % 2 * 2), m.tf32);
+      a[k][row] = decode(word + (m.tf32 ? 0 : k % 2 * 2), m.tf32);
     }
   for (Accumulators& accumulators : warp.accumulators) {
     if (accumulators.d[0] != m.d) continue;
     for (int row = 0; row < 16; ++row) {
       float* sums = accumulators.values.data() + row * m.n;
       for (int k = 0; k < depth; ++k)
-        for (int column = 0; column < m.n; ++column) sums[column] += a[row][k] * b[k][column];
+        for (int column = 0; column < m.n; ++column) sums[column] += a[k][row] * b[k][column];
     }
   }
 }

@@ -126,7 +126,8 @@ class Hopper {
   void put(int rank, size_t offset, const void* bytes, size_t count);
   size_t boxAddress(const cuda::TensorMapRequest& request, size_t start, uint32_t row, uint32_t chunk) const;
   void perform(Warp& warp, const Product& product);
-  float elementOf(int rank, uint64_t descriptor, bool transposed, bool tf32, int line, int k) const;
+  void loadOperand(float (&out)[16][256], int rank, uint64_t descriptor, bool transposed, bool tf32, size_t first,
+                   size_t lines) const;
 
   Block& block_;
   const int ranks_;

@@ -23,10 +23,11 @@ function box(y: Float32Array, to: number, value: (row: number, column: number) =
 /** y[64, n] = start + A . B^T, A[64, depth] from 0, B[n, depth] from 4096. */
 function product(n: number, depth: number, round: (x: number) => number): Float32Array {
   const y = untouched()
+  const rounded = numbers.map(round)
   for (let i = 0; i < 64 * n; i++) {
     const [row, column] = [Math.floor(i / n), i % n]
     let sum = (column % 2) + (row % 16 < 8 ? 0 : 2)
-    for (let k = 0; k < depth; k++) sum += round(at(row * depth + k)) * round(at(4096 + column * depth + k))
+    for (let k = 0; k < depth; k++) sum += rounded[row * depth + k]! * rounded[4096 + column * depth + k]!
     y[i] = sum
   }
   return y
