@@ -53,8 +53,17 @@ export interface Experiment {
   readonly sizes?: Readonly<Partial<Record<Scale, Partial<Sizes>>>>
   /** What a reduced run of it cannot show. */
   readonly limits: string
+  /** Curves over epochs by name of the picture, each of some variants; without it one picture has all. */
+  readonly figures?: Readonly<Record<string, readonly string[]>>
+  /** Training steps of the variants are timed as well, in turns, when all runs are done. */
+  readonly timed?: boolean
   /** Variants that are drawn as a curve over this number instead of over epochs. */
-  readonly sweep?: { readonly axis: string; readonly at: Readonly<Record<string, number>> }
+  readonly sweep?: {
+    readonly axis: string
+    readonly at: Readonly<Record<string, number>>
+    /** The variant in which the lines of equal width and of equal parameters meet. */
+    readonly meeting: string
+  }
 }
 
 const reduced = {
@@ -195,6 +204,7 @@ const EXPERIMENTS: readonly Experiment[] = [
       ['Inception V3, FC', 'Xception, FC'],
     ],
     paperColumns: { map: 'FastEval14k MAP@100' },
+    figures: { fig7: ['Inception V3, no FC', 'Xception, no FC'], fig8: ['Inception V3, FC', 'Xception, FC'] },
     limits: `${SCALE_LIMITS} JFT has 350 million pictures of 17,000 classes and is not public; 16 classes cannot show what so many do. The layers of 4096 units are scaled with the width.`,
   },
   {
@@ -233,6 +243,7 @@ const EXPERIMENTS: readonly Experiment[] = [
     comparisons: SEGMENTS.flatMap((segments) =>
       ['width', 'parameters'].map((held) => [`${segments}, equal ${held}`, 'per channel, equal width'] as const),
     ),
+    timed: true,
     sweep: {
       axis: 'segments of the spatial convolutions (32 stands for one per channel)',
       at: Object.fromEntries(
@@ -241,6 +252,7 @@ const EXPERIMENTS: readonly Experiment[] = [
           [`per channel, equal ${held}`, 32],
         ]),
       ),
+      meeting: 'per channel, equal width',
     },
     limits: SCALE_LIMITS,
   },
