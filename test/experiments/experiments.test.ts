@@ -24,9 +24,9 @@ afterAll(() => rm(folder, { recursive: true }))
 
 const MINIATURE: Partial<Sizes> = {
   ...{ train: 16, validation: 16, size: 75, epochs: 2, batch: 8, width: 0.04 },
-  repeats: {
+  architectures: {
     xception: { middleRepeats: 1 },
-    inception_v3: { blocks: [1, 2, 1] },
+    inception_v3: { blocks: [1, 2, 1], padding: 'same' },
     vgg16: { blocks: [1, 1, 1, 1, 1], batchNorm: true },
     resnet152: { blocks: [1, 1, 1, 1] },
     separable_stack: { blocks: [1, 1, 1, 1, 1] },
