@@ -109,6 +109,13 @@ void checkGroups(const CallDescription& call, const Conv2dProblem& problem) {
                      " for " + std::to_string(problem.cin) + " and " + std::to_string(problem.cout));
 }
 
+// Mean and variance per column, where the product emits them.
+void requireStatistics(const CallDescription& call, int columns) {
+  if (!call.attributes.flag("statistics")) return;
+  requireOutput(call, 1, {columns});
+  requireOutput(call, 2, {columns});
+}
+
 // [n, outHeight, outWidth, channels]
 TensorType outputOf(DType dtype, int64_t batch, const Window& window, int64_t channels) {
   return {dtype, {batch, window.outHeight, window.outWidth, channels}};
@@ -192,10 +199,7 @@ MatrixProblem checkPointwise(const CallDescription& call) {
   TensorType y = x;
   y.shape.back() = problem.columns;
   requireOutputLike(call, 0, y);
-  if (call.attributes.flag("statistics")) {
-    requireOutput(call, 1, {problem.columns});
-    requireOutput(call, 2, {problem.columns});
-  }
+  requireStatistics(call, problem.columns);
   requireShape(call, 2, "scale", {problem.columns});
   requireShape(call, 3, "shift", {problem.columns});
   requireLike(call, 4, "residual", y);
@@ -253,12 +257,34 @@ SeparableProblem checkSeparable(const CallDescription& call) {
   p.activation = activation(call.attributes, "activation");
   const TensorType y = outputOf(d.dtype, d.batch, d.window, p.columns);
   requireOutputLike(call, 0, y);
+  requireStatistics(call, p.columns);
   requireShape(call, 3, "inputScale", {channels});
   requireShape(call, 4, "inputShift", {channels});
   requireShape(call, 5, "depthwiseShift", {depth});
   requireShape(call, 6, "scale", {p.columns});
   requireShape(call, 7, "shift", {p.columns});
   requireLike(call, 8, "residual", y);
+  return problem;
+}
+
+SeparableProblem checkSeparablePointwiseGradient(const CallDescription& call) {
+  SeparableProblem problem{};
+  problem.depthwise = depthwiseOf(call, "depthwise");
+  problem.depthwise.activation = activation(call.attributes, "intermediateActivation");
+  const DepthwiseProblem& d = problem.depthwise;
+  const TensorType& gradient = requireInput(call, 2, "gradient", 4, d.dtype);
+  requireLike(call, 2, "gradient", outputOf(d.dtype, d.batch, d.window, gradient.dim(3)));
+  MatrixProblem& p = problem.pointwise;
+  p.rows = int64_t{d.batch} * d.window.outHeight * d.window.outWidth;
+  p.depth = d.channels * d.multiplier;
+  p.columns = static_cast<int>(gradient.dim(3));
+  p.inputActivation = p.activation = Activation::none;
+  p.dtype = d.dtype;
+  p.precision = precisionOf(call, d.dtype);
+  requireShape(call, 3, "inputScale", {d.channels});
+  requireShape(call, 4, "inputShift", {d.channels});
+  requireShape(call, 5, "depthwiseShift", {p.depth});
+  requireOutput(call, 0, {p.depth, p.columns});
   return problem;
 }
 

@@ -40,7 +40,7 @@ export function compileGraph(traced: Graph, target: Target, options: CompileGrap
   }
   graph = assignStorage(fusePrologue(fuseEpilogue(mergeCommon(graph))), precision, target)
   if (options.memoryLimit !== undefined) graph = recompute(graph, options.memoryLimit, target)
-  graph = packFilters(fuseAverage(fuseStatistics(fuseSeparable(graph, target)), target), target)
+  graph = packFilters(fuseAverage(fuseStatistics(fuseSeparable(graph, target), target), target), target)
   const { main, prepare } = hoist(graph)
   return { graph: main, main: lower(main, target), ...(prepare && { prepare: lower(prepare, target) }) }
 }

@@ -64,6 +64,9 @@ export class Cases {
   }
 }
 
+/** Ops that passes make for the CUDA executor alone. */
+export const CUDA_ONLY: ReadonlySet<string> = new Set(['separableConv2dPointwiseGradient'])
+
 /** Inputs that are stored like the activations; the others are float32 per channel. */
 export const STORED: Readonly<Record<string, readonly number[]>> = {
   conv2d: [0, 1, 4],
@@ -76,6 +79,7 @@ export const STORED: Readonly<Record<string, readonly number[]>> = {
   pointwiseConv2dInputGradient: [0, 1, 2],
   pointwiseConv2dFilterGradient: [0, 1],
   separableConv2d: [0, 1, 2, 8],
+  separableConv2dPointwiseGradient: [0, 1, 2],
   packFilter: [0],
   batchNormStatistics: [0],
   scaleShift: [0, 3],
@@ -272,6 +276,15 @@ export const makers = (panel: number): Readonly<Record<string, Maker>> => ({
         packed: pack,
         cout,
       },
+    }
+  },
+  separableConv2dPointwiseGradient(c) {
+    const { n, h, w, kh, kw, oh, ow, geometry } = c.window()
+    const [ch, m, cout] = [c.channels(), c.pick(1, 1, 1, 2), c.channels()]
+    const optional = (size: number) => c.maybe(() => c.float(size))
+    return {
+      inputs: [c.float(n, h, w, ch), c.float(kh, kw, ch, m), c.float(n, oh, ow, cout), optional(ch), optional(ch), optional(ch * m)],
+      attributes: { ...geometry, inputActivation: c.activation(), intermediateActivation: c.activation() },
     }
   },
   packFilter: (c) => ({ inputs: [c.float(c.whole(1, 70), c.whole(1, 70))], attributes: { panel: panel || c.pick(16, 24) } }),
@@ -529,6 +542,10 @@ const rounded = (tensor: HostTensor): HostTensor => ({
   dtype: 'bfloat16',
   data: Float32Array.from(tensor.data, (x) => fromBfloat16(toBfloat16(x))),
 })
+
+/** Calls of the ops that the CPU executor has. */
+export const cpuMakers = (all: Readonly<Record<string, Maker>>): Readonly<Record<string, Maker>> =>
+  Object.fromEntries(Object.entries(all).filter(([kernel]) => !CUDA_ONLY.has(kernel)))
 
 /** The same calls with bfloat16 where activations and filters are stored ({@link STORED}), packed in pairs. */
 export function bfloat16Makers(panel: number): Readonly<Record<string, Maker>> {
