@@ -24,6 +24,8 @@ export interface Target {
   readonly name: 'reference' | 'cpu' | 'cuda'
   /** Storage types that its kernels take for activations and weights. */
   readonly dtypes: readonly DType[]
+  /** Whether its products can be computed in tf32. */
+  readonly tensorFloat?: boolean
   /**
    * Bytes of the cache that activations should stay in. Inference on a batch whose activations exceed it runs on some of the samples
    * at a time, where they are independent. `0`: the whole batch at once.

@@ -167,6 +167,7 @@ export class NativeDeviceExecutor implements Executor {
       ...(name === 'cpu'
         ? { fusesSeparable: () => true }
         : {
+            tensorFloat: true,
             fusesAverage: true,
             fusesSeparable: (shape: SeparableShape) => separablePays(shape, false),
             recomputesSeparable: (shape: SeparableShape) => separablePays(shape, true),
