@@ -314,6 +314,42 @@ export function testPrecision(bench: Bench): void {
             expect([...chosen]).toContain(`separableConv2dPointwiseGradient: ${precision} ${tile}, ${taps} taps`)
       }
     })
+    const products: [kernel: string, inputs: () => (Filled | null)[], attributes: Attributes][] = [
+      ['pointwiseConv2d', () => [tensor(70, 16), tensor(16, 72)], {}],
+      ['pointwiseConv2dInputGradient', () => [tensor(70, 72), tensor(16, 72), null], { inputActivation: 'none' }],
+      ['pointwiseConv2dFilterGradient', () => [tensor(200, 16), tensor(200, 72)], { inputActivation: 'relu' }],
+      ['separableConv2d', () => [tensor(1, 9, 13, 16), tensor(3, 3, 16, 1), tensor(16, 72)], same],
+      ['separableConv2d', () => [tensor(1, 9, 13, 16), tensor(3, 3, 16, 1), tensor(16, 72)], { ...same, statistics: true }],
+      ['separableConv2dPointwiseGradient', () => [tensor(1, 9, 13, 16), tensor(3, 3, 16, 1), tensor(1, 9, 13, 72)], same],
+      [
+        'conv2d',
+        () => [tensor(1, 9, 13, 16), tensor(3, 3, 16, 72)],
+        { ...same, groups: 1, kernelSize: [3, 3], cout: 72, packed: false, inputActivation: 'relu' },
+      ],
+      [
+        'conv2dInputGradient',
+        () => [tensor(1, 9, 13, 72), tensor(3, 3, 16, 72), null],
+        { ...same, groups: 1, inputSize: [9, 13], kernelSize: [3, 3] },
+      ],
+      ['conv2dFilterGradient', () => [tensor(1, 9, 13, 16), tensor(1, 9, 13, 72)], { ...same, groups: 1, kernelSize: [3, 3] }],
+    ]
+    it.each(products)('%s: every tile that the tuner may take', (kernel, make, attributes) => {
+      const [executor] = bench.modes.values()
+      for (const precision of ['tf32', 'bfloat16'] as const) {
+        const inputs = make()
+        const { given, outputs, attributes: all } = convert(kernel, inputs, attributes, precision)
+        const types = given.map((input) => input && input.type)
+        const tiles = executor!.tiles(kernel, types, outputs, all)
+        expect(tiles).toEqual(['64x64', '128x128'])
+        for (const tile of tiles) {
+          const description = agree(kernel, inputs, { ...attributes, tile }, precision)
+          if (bench.describe) expect(description).toMatch(new RegExp(`^${precision} ${tile}`))
+        }
+        expect(() => runCall(executor!, kernel, given, { ...all, tile: '32x64' }, outputs)).toThrow(
+          /there is no tile '32x64' for this shape/,
+        )
+      }
+    })
     it('pass NaN through the ReLU in front', () => {
       const x = filled(
         [8, 8],

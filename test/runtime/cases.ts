@@ -59,6 +59,13 @@ export class Cases {
     const ow = Math.floor((w + padding[2]! + padding[3]! - ew) / sw!) + 1
     return { n: this.whole(1, 2), h, w, kh: kh!, kw: kw!, oh, ow, geometry: { strides: [sh!, sw!], dilations: [dh!, dw!], padding } }
   }
+  /** A window for pools: not dilated, padding smaller than it. */
+  pool(): ReturnType<Cases['window']> {
+    const made = this.window()
+    const { kh, kw, geometry } = made
+    const fits = String(geometry.dilations) === '1,1' && geometry.padding.every((p, i) => p < (i < 2 ? kh : kw))
+    return fits ? made : this.pool()
+  }
   channels(): number {
     return this.pick(1, 3, 4, 7, 8, 16, 17, 24, 33, 64, 72)
   }
@@ -104,6 +111,23 @@ export const STORED: Readonly<Record<string, readonly number[]>> = {
   copy: [0],
 }
 
+/** Of unary and its gradient. */
+const FUNCTIONS = [
+  'relu',
+  'elu',
+  'negate',
+  'exp',
+  'log',
+  'sqrt',
+  'reciprocalSqrt',
+  'square',
+  'abs',
+  'sigmoid',
+  'tanh',
+  'reciprocal',
+  'sign',
+]
+
 type Maker = (c: Cases) => Omit<Case, 'kernel'>
 
 const outputsOf = (kernel: string, inputs: readonly (HostTensor | null)[], attributes: Attributes): TensorType[] =>
@@ -134,6 +158,12 @@ const packed = (filter: HostTensor, panel: number): HostTensor =>
 const flat = ({ shape, data }: HostTensor): HostTensor => ({ shape: [data.length / shape.at(-1)!, shape.at(-1)!], data })
 
 const scalar = (x: number): HostTensor => ({ shape: [], data: Float32Array.of(x) })
+
+/** Rate, flag and gradient scale of an update, then two groups of tensors. */
+const twoGroups = (c: Cases, group: (n: number) => HostTensor[]): HostTensor[] => {
+  const [a, b] = [c.whole(1, 300), c.whole(1, 40)]
+  return [scalar(0.1), scalar(c.whole(0, 1)), scalar(0.5), ...group(a), ...group(b)]
+}
 
 /** One maker per kernel; `panel` is the executor's. */
 export const makers = (panel: number): Readonly<Record<string, Maker>> => ({
@@ -311,42 +341,14 @@ export const makers = (panel: number): Readonly<Record<string, Maker>> => ({
     }
   },
   unary(c) {
-    const name = c.pick(
-      'relu',
-      'elu',
-      'negate',
-      'exp',
-      'log',
-      'sqrt',
-      'reciprocalSqrt',
-      'square',
-      'abs',
-      'sigmoid',
-      'tanh',
-      'reciprocal',
-      'sign',
-    )
+    const name = c.pick(...FUNCTIONS)
     return {
       inputs: [/log|sqrt|Sqrt|reciprocal/.test(name) ? c.positive(c.whole(1, 300)) : c.float(c.whole(1, 300))],
       attributes: { function: name },
     }
   },
   unaryGradient(c) {
-    const name = c.pick(
-      'relu',
-      'elu',
-      'negate',
-      'exp',
-      'log',
-      'sqrt',
-      'reciprocalSqrt',
-      'square',
-      'abs',
-      'sigmoid',
-      'tanh',
-      'reciprocal',
-      'sign',
-    )
+    const name = c.pick(...FUNCTIONS)
     const n = c.whole(1, 300)
     return { inputs: [c.float(n), /log|sqrt|Sqrt|reciprocal/.test(name) ? c.positive(n) : c.float(n)], attributes: { function: name } }
   },
@@ -390,8 +392,7 @@ export const makers = (panel: number): Readonly<Record<string, Maker>> => ({
     attributes: { rate: c.pick(0, 0.1, 0.5, 0.9), seed: c.whole(0, 9), stream: c.whole(0, 9) },
   }),
   maxPool2d(c) {
-    const { n, h, w, kh, kw, oh, ow, geometry } = c.window()
-    if (String(geometry.dilations) !== '1,1' || geometry.padding.some((p, i) => p >= (i < 2 ? kh : kw))) return makers(panel).maxPool2d!(c)
+    const { n, h, w, kh, kw, oh, ow, geometry } = c.pool()
     const ch = c.channels()
     return {
       inputs: [c.float(n, h, w, ch), c.maybe(() => c.float(n, oh, ow, ch))],
@@ -399,9 +400,7 @@ export const makers = (panel: number): Readonly<Record<string, Maker>> => ({
     }
   },
   maxPool2dGradient(c) {
-    const { n, h, w, kh, kw, oh, ow, geometry } = c.window()
-    if (String(geometry.dilations) !== '1,1' || geometry.padding.some((p, i) => p >= (i < 2 ? kh : kw)))
-      return makers(panel).maxPool2dGradient!(c)
+    const { n, h, w, kh, kw, oh, ow, geometry } = c.pool()
     const ch = c.channels()
     return {
       inputs: [c.float(n, oh, ow, ch), c.float(n, h, w, ch)],
@@ -409,17 +408,14 @@ export const makers = (panel: number): Readonly<Record<string, Maker>> => ({
     }
   },
   avgPool2d(c) {
-    const { n, h, w, kh, kw, geometry } = c.window()
-    if (String(geometry.dilations) !== '1,1' || geometry.padding.some((p, i) => p >= (i < 2 ? kh : kw))) return makers(panel).avgPool2d!(c)
+    const { n, h, w, kh, kw, geometry } = c.pool()
     return {
       inputs: [c.float(n, h, w, c.channels())],
       attributes: { windowSize: [kh, kw], strides: geometry.strides, padding: geometry.padding, countPadding: c.pick(true, false) },
     }
   },
   avgPool2dGradient(c) {
-    const { n, h, w, kh, kw, oh, ow, geometry } = c.window()
-    if (String(geometry.dilations) !== '1,1' || geometry.padding.some((p, i) => p >= (i < 2 ? kh : kw)))
-      return makers(panel).avgPool2dGradient!(c)
+    const { n, h, w, kh, kw, oh, ow, geometry } = c.pool()
     return {
       inputs: [c.float(n, oh, ow, c.channels())],
       attributes: {
@@ -494,17 +490,16 @@ export const makers = (panel: number): Readonly<Record<string, Maker>> => ({
   },
   globalNorm: (c) => ({ inputs: [c.float(c.whole(1, 300)), c.float(3, 5)], attributes: {} }),
   sgdUpdate(c) {
-    const [a, b] = [c.whole(1, 300), c.whole(1, 40)]
+    const group = (n: number) => [c.float(n), c.float(n), c.float(n)]
     return {
-      inputs: [scalar(0.1), scalar(c.whole(0, 1)), scalar(0.5), c.float(a), c.float(a), c.float(a), c.float(b), c.float(b), c.float(b)],
+      inputs: twoGroups(c, group),
       attributes: { momentum: c.pick(0.9, 0.5), nesterov: c.pick(true, false), weightDecay: c.pick([0.01, 0], [0, 0.1]) },
     }
   },
   rmspropUpdate(c) {
-    const [a, b] = [c.whole(1, 300), c.whole(1, 40)]
     const group = (n: number) => [c.float(n), c.positive(n), c.float(n), c.float(n)]
     return {
-      inputs: [scalar(0.1), scalar(c.whole(0, 1)), scalar(0.5), ...group(a), ...group(b)],
+      inputs: twoGroups(c, group),
       attributes: {
         decay: c.pick(0.9, 0.99),
         momentum: c.pick(0, 0.9),
