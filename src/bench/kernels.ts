@@ -6,13 +6,13 @@
  */
 
 import { SepconvError } from '../errors.js'
+import { PRECISIONS, type Precision } from '../graph/precision.js'
 import { type DeviceName, openDevice } from '../runtime/device.js'
 import type { Executor } from '../runtime/executor.js'
 import { NativeCpuExecutor, NativeDeviceExecutor } from '../runtime/executors/native.js'
 import { loadNative } from '../runtime/native.js'
 import { type Cost, costs } from './costs.js'
 import { DeviceKernel, type Library } from './deviceKernels.js'
-import type { Precision } from './devicePeaks.js'
 import { LayerKernel } from './layerKernel.js'
 import { type Layer, nearestFast, XCEPTION_LAYERS } from './layers.js'
 import { type GpuState, gpuState, type Origin, origin, Roofline, round } from './machine.js'
@@ -87,7 +87,6 @@ export interface KernelBenchOptions extends SamplingOptions {
 
 export const KERNEL_OPS: readonly KernelOp[] = ['regular', 'depthwise', 'pointwise', 'unfused', 'fused']
 export const PASSES: readonly Pass[] = ['forward', 'data', 'filter']
-const PRECISIONS: readonly Precision[] = ['float32', 'tf32', 'bfloat16']
 const LIBRARIES: readonly Library[] = ['cudnn', 'cublasLt', 'cudnn+cublasLt']
 
 /** Of float32 sums in another order than the reference's. */
