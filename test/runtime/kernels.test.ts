@@ -45,6 +45,17 @@ describe.skipIf(!cpu.available)('CPU kernels against the reference', () => {
       }
     })
 
+    it.each([3, 16, 70, 129])('a maximum over a window keeps NaN, wherever it lies: %i channels', (channels) => {
+      const x = Float32Array.from({ length: 5 * 5 * channels }, (_, i) => Math.sin(7 * i))
+      for (let tap = 0; tap < 9; tap++) x[(Math.floor(tap / 3) * 5 + (tap % 3)) * channels + ((5 * tap) % channels)] = Number.NaN
+      const attributes = { windowSize: [3, 3], strides: [2, 2], padding: [0, 0, 0, 0] }
+      const made = { kernel: 'maxPool2d', inputs: [{ shape: [1, 5, 5, channels], data: x }], attributes }
+      const expected = reference(made)
+      const [actual] = runCall(executor, { ...made, scope: '', inputs: [], outputs: [] }, made.inputs, expected)
+      expect(Array.from(expected[0]!.data).some(Number.isNaN)).toBe(true)
+      expect(Array.from(actual!)).toEqual(Array.from(expected[0]!.data))
+    })
+
     it('gives the same bits on one thread and on three', () => {
       const single = new NativeCpuExecutor({ isa, threads: 1 })
       const several = new NativeCpuExecutor({ isa, threads: 3 })

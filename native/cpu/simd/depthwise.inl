@@ -126,7 +126,7 @@ SEPCONV_INLINE void addProducts(Vector (&sum)[P][V], const Tile& t, ptrdiff_t ch
         if (kEdge && static_cast<size_t>(t.column + j) >= static_cast<size_t>(t.width)) continue;
 #pragma GCC unroll 2
         for (int v = 0; v < V; ++v) {
-          const Vector value = read[v](x + read[v].offset);
+          const Vector value = inRegister(read[v](x + read[v].offset));
 #pragma GCC unroll 5
           for (int k = 0; k < K; ++k)
             if (j - k >= 0 && j - k < P) sum[j - k][v] += value * weight[k][v];

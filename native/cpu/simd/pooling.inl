@@ -1,15 +1,27 @@
 // Taps inside, channels in vectors: each output vector stays in a register while its window is read.
 static inline Vector poolMaximum(Vector best, Vector x) {
-  return (x > best) | (x != x) ? x : best;  // a NaN that is in comes to stay: no later x compares greater
+  return x != x ? x : maximum(x, best);  // a NaN that is in comes to stay: maximum keeps `best` then
+}
+
+// V vectors side by side: a step waits for the one before, so one vector at a time would wait for latencies.
+template <int V>
+static inline void maximumOf(const float* const* taps, ptrdiff_t count, const float* residual, ptrdiff_t j, float* y) {
+  Vector best[V];
+#pragma GCC unroll 4
+  for (int v = 0; v < V; ++v) best[v] = load(taps[0] + j + v * kWidth);
+  for (ptrdiff_t t = 1; t < count; ++t) {
+    const float* x = taps[t] + j;
+#pragma GCC unroll 4
+    for (int v = 0; v < V; ++v) best[v] = poolMaximum(best[v], load(x + v * kWidth));
+  }
+#pragma GCC unroll 4
+  for (int v = 0; v < V; ++v) store(y + j + v * kWidth, residual ? best[v] + load(residual + j + v * kWidth) : best[v]);
 }
 
 static void poolingMaximum(const float* const* taps, ptrdiff_t count, const float* residual, ptrdiff_t c, float* y) {
   ptrdiff_t j = 0;
-  for (; j + kWidth <= c; j += kWidth) {
-    Vector best = load(taps[0] + j);
-    for (ptrdiff_t t = 1; t < count; ++t) best = poolMaximum(best, load(taps[t] + j));
-    store(y + j, residual ? best + load(residual + j) : best);
-  }
+  for (; j + 4 * kWidth <= c; j += 4 * kWidth) maximumOf<4>(taps, count, residual, j, y);
+  for (; j + kWidth <= c; j += kWidth) maximumOf<1>(taps, count, residual, j, y);
   if (const int rest = static_cast<int>(c - j)) {
     Vector best = loadPartial(taps[0] + j, rest);
     for (ptrdiff_t t = 1; t < count; ++t) best = poolMaximum(best, loadPartial(taps[t] + j, rest));

@@ -15,10 +15,32 @@ enum { kWidth = SEPCONV_VECTOR_BYTES / 4 };
 static inline Vector load(const float* p) { return *reinterpret_cast<const VectorUnaligned*>(p); }
 static inline void store(float* p, Vector v) { *reinterpret_cast<VectorUnaligned*>(p) = v; }
 static inline Vector broadcast(float x) { return x - Vector{}; }
+// b where a is NaN: callers order the operands for that. GCC 12 compares and selects where AVX-512 has one instruction.
 static inline Vector maximum(Vector a, Vector b) {
+#if defined(__AVX512F__) && SEPCONV_VECTOR_BYTES == 64
+  return (Vector)_mm512_max_ps((__m512)a, (__m512)b);
+#else
   return a > b ? a : b;
-}  // b where a is NaN: callers order the operands for that
-static inline Vector minimum(Vector a, Vector b) { return a < b ? a : b; }
+#endif
+}
+static inline Vector minimum(Vector a, Vector b) {
+#if defined(__AVX512F__) && SEPCONV_VECTOR_BYTES == 64
+  return (Vector)_mm512_min_ps((__m512)a, (__m512)b);
+#else
+  return a < b ? a : b;
+#endif
+}
+// x, from now on in a register: left to itself the compiler loads a value anew for every multiply-add that takes it.
+static inline Vector inRegister(Vector x) {
+#if defined(__AVX512F__) && SEPCONV_VECTOR_BYTES == 64
+  asm("" : "+v"(x));
+#elif defined(__SSE2__) && (SEPCONV_VECTOR_BYTES == 16 || (defined(__AVX__) && SEPCONV_VECTOR_BYTES == 32))
+  asm("" : "+x"(x));
+#elif defined(__aarch64__) && SEPCONV_VECTOR_BYTES == 16
+  asm("" : "+w"(x));
+#endif
+  return x;
+}
 
 // The first n < kWidth floats; the rest is zero and not read (not written).
 static inline VectorInt firstLanes(int n) {
