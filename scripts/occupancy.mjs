@@ -60,6 +60,36 @@ export const FAST = [
     shared: 56832,
   },
   {
+    title: 'pointwise, 192x184 by wgmma, bfloat16',
+    kernel: 'gemmWgmma<WgmmaTile<3, 1, 184>, WgmmaProduct<WgmmaBf16, (sepconv::arch::Major)0, (sepconv::arch::Major)1, false, false>',
+    threads: 512,
+    shared: 227392,
+  },
+  {
+    title: 'pointwise, 128x256 by wgmma, bfloat16',
+    kernel: 'gemmWgmma<WgmmaTile<2, 1, 256>, WgmmaProduct<WgmmaBf16, (sepconv::arch::Major)0, (sepconv::arch::Major)1, false, false>',
+    threads: 384,
+    shared: 217152,
+  },
+  {
+    title: 'its data gradient, 192x184 by wgmma, bfloat16',
+    kernel: 'gemmWgmma<WgmmaTile<3, 1, 184>, WgmmaProduct<WgmmaBf16, (sepconv::arch::Major)0, (sepconv::arch::Major)0, false, false>',
+    threads: 512,
+    shared: 227392,
+  },
+  {
+    title: 'its filter gradient, 192x184 by wgmma, bfloat16',
+    kernel: 'gemmWgmma<WgmmaTile<3, 1, 184>, WgmmaProduct<WgmmaBf16, (sepconv::arch::Major)1, (sepconv::arch::Major)1, false, false>',
+    threads: 512,
+    shared: 227392,
+  },
+  {
+    title: 'pointwise, 184x192 by wgmma, tf32',
+    kernel: 'gemmWgmma<WgmmaTile<3, 1, 184>, WgmmaProduct<WgmmaTf32, (sepconv::arch::Major)1, (sepconv::arch::Major)0, true, true>',
+    threads: 512,
+    shared: 227392,
+  },
+  {
     title: 'separable 3x3 128x128, tf32',
     kernel: 'gemmMma<MmaTile<128, 128, 4, 1>, Tf32Format, SeparableOperand<3>',
     threads: 512,
