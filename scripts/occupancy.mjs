@@ -3,59 +3,91 @@
  * ptxas (scripts/check-ptxas.mjs), threads and shared memory of a launch out of the emulator (test/cuda/occupancy.test.ts checks them).
  */
 
-/** Kernels on Xception's shapes: part of the demangled name, name of the launch in the emulator, threads and dynamic shared memory of a block. */
+/** Kernels on Xception's shapes: part of the demangled name, source, name of the launch in the emulator, threads and dynamic shared memory of a block. */
 export const FAST = [
-  { title: 'depthwise 3x3, float32', kernel: 'depthwiseTiled<3, 1, 4, float>', threads: 128, shared: 23040 },
-  { title: 'depthwise 3x3, bfloat16', kernel: 'depthwiseTiled<3, 1, 4, sepconv::arch::Bfloat16>', threads: 128, shared: 23040 },
-  { title: 'depthwise 5x5, float32', kernel: 'depthwiseTiled<5, 1, 4, float>', threads: 128, shared: 30720 },
-  { title: 'depthwise 5x5, bfloat16', kernel: 'depthwiseTiled<5, 1, 4, sepconv::arch::Bfloat16>', threads: 128, shared: 30720 },
-  { title: 'its filter gradient 3x3, float32', kernel: 'filterGradientTiled<3, 1, 4, float>', threads: 192, shared: 39424 },
+  { title: 'depthwise 3x3, float32', kernel: 'depthwiseTiled<3, 1, 4, float>', file: 'depthwise.cu', threads: 128, shared: 23040 },
   {
-    title: 'its filter gradient 3x3, bfloat16',
-    kernel: 'filterGradientTiled<3, 1, 4, sepconv::arch::Bfloat16>',
+    title: 'depthwise 3x3, bfloat16',
+    kernel: 'depthwiseTiled<3, 1, 4, sepconv::arch::Bfloat16>',
+    file: 'depthwise.cu',
+    threads: 128,
+    shared: 23040,
+  },
+  { title: 'depthwise 5x5, float32', kernel: 'depthwiseTiled<5, 1, 4, float>', file: 'depthwise.cu', threads: 128, shared: 30720 },
+  {
+    title: 'depthwise 5x5, bfloat16',
+    kernel: 'depthwiseTiled<5, 1, 4, sepconv::arch::Bfloat16>',
+    file: 'depthwise.cu',
+    threads: 128,
+    shared: 30720,
+  },
+  {
+    title: 'its filter gradient 3x3, float32',
+    kernel: 'filterGradientTiled<3, 1, 4, float>',
+    file: 'depthwise_filter_gradient.cu',
     threads: 192,
     shared: 39424,
   },
-  { title: 'its filter gradient 5x5, float32', kernel: 'filterGradientTiled<5, 1, 4, float>', threads: 160, shared: 47104 },
+  {
+    title: 'its filter gradient 3x3, bfloat16',
+    kernel: 'filterGradientTiled<3, 1, 4, sepconv::arch::Bfloat16>',
+    file: 'depthwise_filter_gradient.cu',
+    threads: 192,
+    shared: 39424,
+  },
+  {
+    title: 'its filter gradient 5x5, float32',
+    kernel: 'filterGradientTiled<5, 1, 4, float>',
+    file: 'depthwise_filter_gradient.cu',
+    threads: 160,
+    shared: 47104,
+  },
   {
     title: 'its filter gradient 5x5, bfloat16',
     kernel: 'filterGradientTiled<5, 1, 4, sepconv::arch::Bfloat16>',
+    file: 'depthwise_filter_gradient.cu',
     threads: 160,
     shared: 47104,
   },
   {
     title: 'pointwise 128x128, float32',
     kernel: 'gemmSimt<Tile<128, 128, 8, 8, 8, 2>, MatrixOperand<true>, MatrixOperand<false>, 4>',
+    file: 'pointwise.cu',
     threads: 256,
     shared: 16896,
   },
   {
     title: 'pointwise 128x128, tf32',
     kernel: 'gemmMma<MmaTile<128, 128, 2, 2>, Tf32Format, MatrixOperand<true>, MatrixOperand<false>',
+    file: 'pointwise_mma.cu',
     threads: 256,
     shared: 56832,
   },
   {
     title: 'pointwise 128x128, bfloat16',
     kernel: 'gemmMma<MmaTile<128, 128, 2, 2>, Bf16Format, MatrixOperand<true>, MatrixOperand<false>',
+    file: 'pointwise_mma.cu',
     threads: 256,
     shared: 56832,
   },
   {
     title: 'its data gradient, bfloat16',
     kernel: 'gemmMma<MmaTile<128, 128, 2, 2>, Bf16Format, MatrixOperand<true>, MatrixOperand<true>',
+    file: 'pointwise_mma.cu',
     threads: 256,
     shared: 61440,
   },
   {
     title: 'its filter gradient, bfloat16',
     kernel: 'gemmMma<MmaTile<128, 128, 2, 2>, Bf16Format, MatrixOperand<false>, MatrixOperand<false>',
+    file: 'pointwise_mma.cu',
     threads: 256,
     shared: 52224,
   },
   {
     title: 'convolution 128x128, bfloat16',
     kernel: 'gemmMma<MmaTile<128, 128, 2, 2>, Bf16Format, WindowOperand<false, true>, MatrixOperand<false>',
+    file: 'conv2d_mma.cu',
     threads: 256,
     shared: 56832,
   },
@@ -91,15 +123,31 @@ export const FAST = [
   },
   {
     title: 'separable 3x3 128x128, tf32',
-    kernel: 'gemmMma<MmaTile<128, 128, 4, 1>, Tf32Format, SeparableOperand<3>',
+    kernel: 'gemmMma<MmaTile<128, 128, 4, 1>, Tf32Format, SeparableOperand<3, true>',
+    file: 'separable_mma.cu',
     threads: 512,
     shared: 56832,
   },
   {
     title: 'separable 3x3 128x128, bfloat16',
-    kernel: 'gemmMma<MmaTile<128, 128, 4, 1>, Bf16Format, SeparableOperand<3>',
+    kernel: 'gemmMma<MmaTile<128, 128, 4, 1>, Bf16Format, SeparableOperand<3, true>',
+    file: 'separable_mma.cu',
     threads: 512,
     shared: 56832,
+  },
+  {
+    title: 'pointwise gradient of separable 3x3, tf32',
+    kernel: 'gemmMma<MmaTile<128, 128, 4, 1>, Tf32Format, SeparableOperand<3, false>',
+    file: 'separable_mma.cu',
+    threads: 512,
+    shared: 52224,
+  },
+  {
+    title: 'pointwise gradient of separable 3x3, bfloat16',
+    kernel: 'gemmMma<MmaTile<128, 128, 4, 1>, Bf16Format, SeparableOperand<3, false>',
+    file: 'separable_mma.cu',
+    threads: 512,
+    shared: 52224,
   },
 ]
 
@@ -135,11 +183,11 @@ export function occupancyTable(kernels) {
   ].join('\n')
 }
 
-const [START, END] = ['<!-- occupancy: npm run build:cuda-check -- --write -->', '<!-- /occupancy -->']
+const MARKS = ['<!-- occupancy: npm run build:cuda-check -- --write -->', '<!-- /occupancy -->']
 
-/** A document with its table replaced; `undefined` where it has none. */
-export function withTable(document, table) {
-  const [from, to] = [document.indexOf(START), document.indexOf(END)]
+/** A document with its table replaced; `undefined` where it has none. @param marks before and after the table */
+export function withTable(document, table, [start, end] = MARKS) {
+  const [from, to] = [document.indexOf(start), document.indexOf(end)]
   if (from < 0 || to < from) return undefined
-  return `${document.slice(0, from + START.length)}\n\n${table}\n\n${document.slice(to)}`
+  return `${document.slice(0, from + start.length)}\n\n${table}\n\n${document.slice(to)}`
 }

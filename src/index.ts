@@ -2,7 +2,7 @@
 
 export { type ErrorCode, type ErrorDetails, SepconvError } from './errors.js'
 export { Graph, Value } from './graph/graph.js'
-export type { Precision } from './graph/passes/storage.js'
+export type { Precision } from './graph/precision.js'
 export type { Lifted, Operation } from './graph/trace.js'
 export type { DType, Shape, TensorType, TypedArray } from './graph/types.js'
 export { type Initializer, Variable } from './graph/variable.js'

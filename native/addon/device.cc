@@ -18,6 +18,7 @@ std::shared_ptr<Device> Device::open(Napi::Env env, std::unique_ptr<Executor> ex
   sigfillset(&all);
   pthread_sigmask(SIG_SETMASK, &all, &before);
   raw->thread_ = std::thread([raw] { raw->serve(); });
+  if (!raw->executor_->hostMemory()) raw->uploader_ = std::thread([raw] { raw->serveUploads(); });
   pthread_sigmask(SIG_SETMASK, &before, nullptr);
   return device;
 }
@@ -63,6 +64,17 @@ void Device::post(std::function<bool()> work) {
   push(std::move(task));
 }
 
+void Device::upload(std::function<bool()> work) {
+  auto task = std::make_unique<Task>();
+  task->work = std::move(work);
+  std::lock_guard<std::mutex> lock(mutex_);
+  if (stop_) throw Error("ERR_DISPOSED", "the executor has been shut down");
+  uploads_.push_back(std::move(task));
+  ++uploadsPosted_;
+  ++pending_;
+  wake_.notify_all();
+}
+
 void Device::track(const std::shared_ptr<Run>& run) {
   std::lock_guard<std::mutex> lock(mutex_);
   latest_ = run;
@@ -74,9 +86,42 @@ void Device::cleanUp(void* device) { static_cast<Device*>(device)->shutdown(); }
 void Device::push(std::unique_ptr<Task> task) {
   std::lock_guard<std::mutex> lock(mutex_);
   if (stop_) throw Error("ERR_DISPOSED", "the executor has been shut down");
+  task->after = uploadsPosted_;
   queue_.push_back(std::move(task));
   ++pending_;
-  wake_.notify_one();
+  wake_.notify_all();
+}
+
+// Runs a task; its error stays with it, or with whoever asks next where it has no promise.
+void Device::finish(Task& task) {
+  if (!task.error) {
+    try {
+      task.result = task.work();
+    } catch (...) {
+      task.error = currentError();
+    }
+  }
+  task.work = nullptr;
+  std::lock_guard<std::mutex> lock(mutex_);
+  if (task.error && !task.deferred) writeError_ = task.error;
+  if (--pending_ == 0) drained_.notify_all();
+}
+
+void Device::serveUploads() {
+  for (;;) {
+    std::unique_ptr<Task> task;
+    {
+      std::unique_lock<std::mutex> lock(mutex_);
+      wake_.wait(lock, [&] { return stop_ || !uploads_.empty(); });
+      if (stop_) return;
+      task = std::move(uploads_.front());
+      uploads_.pop_front();
+    }
+    finish(*task);
+    std::lock_guard<std::mutex> lock(mutex_);
+    ++uploadsDone_;
+    wake_.notify_all();
+  }
 }
 
 void Device::serve() {
@@ -84,7 +129,7 @@ void Device::serve() {
     std::unique_ptr<Task> task;
     {
       std::unique_lock<std::mutex> lock(mutex_);
-      wake_.wait(lock, [&] { return stop_ || !queue_.empty(); });
+      wake_.wait(lock, [&] { return stop_ || (!queue_.empty() && queue_.front()->after <= uploadsDone_); });
       if (stop_) return;
       task = std::move(queue_.front());
       queue_.pop_front();
@@ -93,19 +138,7 @@ void Device::serve() {
         writeError_.reset();
       }
     }
-    if (!task->error) {
-      try {
-        task->result = task->work();
-      } catch (...) {
-        task->error = currentError();
-      }
-    }
-    task->work = nullptr;
-    {
-      std::lock_guard<std::mutex> lock(mutex_);
-      if (task->error && !task->deferred) writeError_ = task->error;
-      if (--pending_ == 0) drained_.notify_all();
-    }
+    finish(*task);
     if (task->deferred && completion_.NonBlockingCall(task.get()) == napi_ok) task.release();
   }
 }
@@ -133,10 +166,12 @@ void Device::shutdown() {
     std::lock_guard<std::mutex> lock(mutex_);
     stop_ = true;
     if (const std::shared_ptr<Run> run = latest_.lock()) run->aborted = true;
-    wake_.notify_one();
+    wake_.notify_all();
   }
   thread_.join();
+  if (uploader_.joinable()) uploader_.join();
   queue_.clear();
+  uploads_.clear();
   completion_.Release();
   const std::shared_ptr<Device> last = std::move(self_);
 }

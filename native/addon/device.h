@@ -1,6 +1,7 @@
 // One executor as JavaScript sees it: a queue that a thread of its own works off in order, and the way back to the
-// event loop. One per openExecutor(); everything except the queue thread's own part belongs to the JavaScript thread
-// that opened it.
+// event loop. Uploads into memory that no queued run sees have a thread of their own, so that the next run's inputs are
+// copied while the current one runs; what is queued after an upload waits for it. One per openExecutor(); everything
+// except the threads' own part belongs to the JavaScript thread that opened it.
 #pragma once
 #include <napi.h>
 
@@ -24,6 +25,7 @@ struct Task {
   Napi::ObjectReference target;                     // the array that is written into
   bool result = false;
   std::optional<Error> error;
+  size_t after = 0;  // uploads that must be complete
 };
 
 class Device : public std::enable_shared_from_this<Device> {
@@ -41,6 +43,8 @@ class Device : public std::enable_shared_from_this<Device> {
   Napi::Promise post(std::function<bool()> work, const Napi::Value& target);
   // Without a promise: its error is thrown by the next task or drain().
   void post(std::function<bool()> work);
+  // The same beside the queue: into memory that nothing queued or running sees, on an executor without host memory.
+  void upload(std::function<bool()> work);
   // On the queue thread: the run that is about to start, so that it can be stopped at its next call when the
   // environment ends.
   void track(const std::shared_ptr<Run>& run);
@@ -52,18 +56,21 @@ class Device : public std::enable_shared_from_this<Device> {
 
   void push(std::unique_ptr<Task> task);
   void serve();
+  void serveUploads();
+  void finish(Task& task);
   void shutdown();
   static void cleanUp(void* device);
 
   const Napi::Env env_;
   const std::unique_ptr<Executor> executor_;
   Completion completion_;
-  std::thread thread_;
+  std::thread thread_, uploader_;
 
   mutable std::mutex mutex_;
   std::condition_variable wake_, drained_;
-  std::deque<std::unique_ptr<Task>> queue_;
-  size_t pending_ = 0;  // queued or running
+  std::deque<std::unique_ptr<Task>> queue_, uploads_;
+  size_t pending_ = 0;  // queued or running, uploads included
+  size_t uploadsPosted_ = 0, uploadsDone_ = 0;
   bool stop_ = false;
   std::optional<Error> writeError_;
   std::weak_ptr<Run> latest_;

@@ -70,8 +70,9 @@ Napi::Value ExecutorWrapper::buffer(const Napi::CallbackInfo& info) {
   });
 }
 
-// Copies at once when no queued run can see the memory; else a copy of the bytes waits in the queue, and the event loop
-// does not.
+// Copies at once when nothing is queued, or the memory is the host's and no queued run can see it; else a copy of the
+// bytes waits in the queue, and the event loop does not. Device memory that no queued run can see is filled beside the
+// queue: the next run's inputs while the current one runs.
 void ExecutorWrapper::write(const Napi::CallbackInfo& info) {
   guarded(info.Env(), [&] {
     const Range range = toRange(info, *device_);
@@ -83,10 +84,12 @@ void ExecutorWrapper::write(const Napi::CallbackInfo& info) {
     }
     std::shared_ptr<char> staged(new char[range.length], std::default_delete<char[]>());
     std::copy_n(reinterpret_cast<const char*>(range.bytes), range.length, staged.get());
-    device_->post([&executor, allocation = allocation, staged, offset = range.offset, length = range.length] {
+    const bool unseen = !executor.hostMemory() && allocation.use_count() == 1;
+    auto copy = [&executor, allocation = allocation, staged, offset = range.offset, length = range.length] {
       executor.copyIn(*allocation, offset, staged.get(), length);
       return true;
-    });
+    };
+    unseen ? device_->upload(std::move(copy)) : device_->post(std::move(copy));
   });
 }
 

@@ -109,6 +109,25 @@ void checkGroups(const CallDescription& call, const Conv2dProblem& problem) {
                      " for " + std::to_string(problem.cin) + " and " + std::to_string(problem.cout));
 }
 
+// Mean and variance per column, where the product emits them.
+void requireStatistics(const CallDescription& call, int columns) {
+  if (!call.attributes.flag("statistics")) return;
+  requireOutput(call, 1, {columns});
+  requireOutput(call, 2, {columns});
+}
+
+// scale, shift, residual: optional inputs from `first` on.
+void requireEpilogue(const CallDescription& call, size_t first, int64_t columns, const TensorType& y) {
+  requireShape(call, first, "scale", {columns});
+  requireShape(call, first + 1, "shift", {columns});
+  requireLike(call, first + 2, "residual", y);
+}
+// inputScale, inputShift: optional inputs from `first` on.
+void requirePrologue(const CallDescription& call, size_t first, int64_t channels) {
+  requireShape(call, first, "inputScale", {channels});
+  requireShape(call, first + 1, "inputShift", {channels});
+}
+
 // [n, outHeight, outWidth, channels]
 TensorType outputOf(DType dtype, int64_t batch, const Window& window, int64_t channels) {
   return {dtype, {batch, window.outHeight, window.outWidth, channels}};
@@ -133,11 +152,8 @@ DepthwiseProblem checkDepthwise(const CallDescription& call) {
   const int64_t channels = problem.channels, outChannels = channels * problem.multiplier;
   const TensorType y = outputOf(problem.dtype, problem.batch, problem.window, outChannels);
   requireOutputLike(call, 0, y);
-  requireShape(call, 2, "inputScale", {channels});
-  requireShape(call, 3, "inputShift", {channels});
-  requireShape(call, 4, "scale", {outChannels});
-  requireShape(call, 5, "shift", {outChannels});
-  requireLike(call, 6, "residual", y);
+  requirePrologue(call, 2, channels);
+  requireEpilogue(call, 4, outChannels, y);
   return problem;
 }
 
@@ -154,8 +170,7 @@ DepthwiseProblem checkDepthwiseInputGradient(const CallDescription& call) {
   problem.inputActivation = activation(call.attributes, "inputActivation");
   requireLike(call, 0, "gradient", outputOf(gradient.dtype, dz.dim(0), problem.window, filter[2] * filter[3]));
   requireMask(call, problem.inputActivation, dz);
-  requireShape(call, 3, "inputScale", {filter[2]});
-  requireShape(call, 4, "inputShift", {filter[2]});
+  requirePrologue(call, 3, filter[2]);
   requireOutputLike(call, 0, dz);
   return problem;
 }
@@ -173,8 +188,7 @@ DepthwiseProblem checkDepthwiseFilterGradient(const CallDescription& call) {
   problem.multiplier = static_cast<int>(gradient.dim(3) / x.dim(3));
   problem.inputActivation = activation(call.attributes, "inputActivation");
   requireLike(call, 1, "gradient", outputOf(x.dtype, x.dim(0), problem.window, gradient.dim(3)));
-  requireShape(call, 2, "inputScale", {x.dim(3)});
-  requireShape(call, 3, "inputShift", {x.dim(3)});
+  requirePrologue(call, 2, x.dim(3));
   requireOutput(call, 0, {kernel[0], kernel[1], x.dim(3), problem.multiplier});
   return problem;
 }
@@ -192,13 +206,8 @@ MatrixProblem checkPointwise(const CallDescription& call) {
   TensorType y = x;
   y.shape.back() = problem.columns;
   requireOutputLike(call, 0, y);
-  if (call.attributes.flag("statistics")) {
-    requireOutput(call, 1, {problem.columns});
-    requireOutput(call, 2, {problem.columns});
-  }
-  requireShape(call, 2, "scale", {problem.columns});
-  requireShape(call, 3, "shift", {problem.columns});
-  requireLike(call, 4, "residual", y);
+  requireStatistics(call, problem.columns);
+  requireEpilogue(call, 2, problem.columns, y);
   return problem;
 }
 
@@ -253,12 +262,30 @@ SeparableProblem checkSeparable(const CallDescription& call) {
   p.activation = activation(call.attributes, "activation");
   const TensorType y = outputOf(d.dtype, d.batch, d.window, p.columns);
   requireOutputLike(call, 0, y);
-  requireShape(call, 3, "inputScale", {channels});
-  requireShape(call, 4, "inputShift", {channels});
+  requireStatistics(call, p.columns);
+  requirePrologue(call, 3, channels);
   requireShape(call, 5, "depthwiseShift", {depth});
-  requireShape(call, 6, "scale", {p.columns});
-  requireShape(call, 7, "shift", {p.columns});
-  requireLike(call, 8, "residual", y);
+  requireEpilogue(call, 6, p.columns, y);
+  return problem;
+}
+
+SeparableProblem checkSeparablePointwiseGradient(const CallDescription& call) {
+  SeparableProblem problem{};
+  problem.depthwise = depthwiseOf(call, "depthwise");
+  problem.depthwise.activation = activation(call.attributes, "intermediateActivation");
+  const DepthwiseProblem& d = problem.depthwise;
+  const TensorType& gradient = requireInput(call, 2, "gradient", 4, d.dtype);
+  requireLike(call, 2, "gradient", outputOf(d.dtype, d.batch, d.window, gradient.dim(3)));
+  MatrixProblem& p = problem.pointwise;
+  p.rows = int64_t{d.batch} * d.window.outHeight * d.window.outWidth;
+  p.depth = d.channels * d.multiplier;
+  p.columns = static_cast<int>(gradient.dim(3));
+  p.inputActivation = p.activation = Activation::none;
+  p.dtype = d.dtype;
+  p.precision = precisionOf(call, d.dtype);
+  requirePrologue(call, 3, d.channels);
+  requireShape(call, 5, "depthwiseShift", {p.depth});
+  requireOutput(call, 0, {p.depth, p.columns});
   return problem;
 }
 
@@ -281,9 +308,7 @@ Conv2dProblem checkConv2d(const CallDescription& call) {
   }
   const TensorType y = outputOf(x.dtype, x.dim(0), problem.window, problem.cout);
   requireOutputLike(call, 0, y);
-  requireShape(call, 2, "scale", {problem.cout});
-  requireShape(call, 3, "shift", {problem.cout});
-  requireLike(call, 4, "residual", y);
+  requireEpilogue(call, 2, problem.cout, y);
   return problem;
 }
 

@@ -35,6 +35,20 @@ ExecutorInfo explainNoDevice(int error, const std::string& errorText, int driver
   return info;
 }
 
+void explainDevice(ExecutorInfo& info, int error, const std::string& errorText, const std::string& device,
+                   const std::string& capability) {
+  info.available = error == 0;
+  if (error == errorNoKernelImage || error == errorInvalidFunction) {
+    info.code = "no-kernel-image";
+    info.reason =
+        device + " has compute capability " + capability +
+        ", for which this build holds no code (8.0 and up are supported); run `sepconv build` on this machine";
+  } else if (error) {
+    info.code = "no-device";
+    info.reason = device + " cannot be used: " + errorText;
+  }
+}
+
 std::vector<std::string> kernelNames() {
   std::vector<std::string> names;
   for (const auto& [name, factory] : kernels()) names.push_back(name);

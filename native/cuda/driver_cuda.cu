@@ -21,7 +21,9 @@ namespace {
 // Exists to ask whether the build holds code for a device.
 __global__ void probe() {}
 
-static_assert(cudaErrorInsufficientDriver == errorInsufficientDriver && cudaErrorNoDevice == errorNoDevice,
+static_assert(cudaErrorInsufficientDriver == errorInsufficientDriver && cudaErrorNoDevice == errorNoDevice &&
+                  cudaErrorNoKernelImageForDevice == errorNoKernelImage &&
+                  cudaErrorInvalidDeviceFunction == errorInvalidFunction,
               "discovery.h");
 
 std::string describe(cudaError_t error) {
@@ -298,17 +300,7 @@ ExecutorInfo describeDevice(int index) {
   cudaFuncAttributes attributes;
   error = cudaSetDevice(index);
   if (error == cudaSuccess) error = cudaFuncGetAttributes(&attributes, reinterpret_cast<const void*>(probe));
-  if (error == cudaErrorNoKernelImageForDevice || error == cudaErrorInvalidDeviceFunction) {
-    info.code = "no-kernel-image";
-    info.reason =
-        std::string(found.name) + " has compute capability " + capability +
-        ", for which this build holds no code (8.0 and up are supported); run `sepconv build` on this machine";
-  } else if (error != cudaSuccess) {
-    info.code = "no-device";
-    info.reason = std::string(found.name) + " cannot be used: " + describe(error);
-  } else {
-    info.available = true;
-  }
+  explainDevice(info, error, describe(error), found.name, capability);
   cudaGetLastError();
   return info;
 }

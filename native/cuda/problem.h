@@ -62,7 +62,8 @@ MatrixProblem checkPointwiseFilterGradient(const CallDescription& call);
 Conv2dProblem checkConv2d(const CallDescription& call);
 Conv2dProblem checkConv2dInputGradient(const CallDescription& call);
 Conv2dProblem checkConv2dFilterGradient(const CallDescription& call);
-SeparableProblem checkSeparable(const CallDescription& call);
+SeparableProblem checkSeparable(const CallDescription& call);  // with statistics: three outputs
+SeparableProblem checkSeparablePointwiseGradient(const CallDescription& call);
 
 constexpr int64_t maxElements = 0x7fffffff;
 // The call's scope and name, for messages.

@@ -10,7 +10,8 @@ void requireOutputs(const CallDescription& call) {
   size_t expected = 1;
   if (call.kernel == "batchNormStatistics" || call.kernel == "batchNormCoefficients") expected = 2;
   if (call.kernel == "batchNormGradient") expected = 3;
-  if (call.kernel == "pointwiseConv2d" && call.attributes.flag("statistics")) expected = 3;
+  if ((call.kernel == "pointwiseConv2d" || call.kernel == "separableConv2d") && call.attributes.flag("statistics"))
+    expected = 3;
   // Scalars and groups whose gradient is read only; `averaged`: one more scalar, and an average per group.
   const auto update = [&](size_t scalars, size_t group) {
     const size_t averaged = call.attributes.flag("averaged") ? 1 : 0;

@@ -53,6 +53,16 @@ Napi::Value explainNoDevice(const Napi::CallbackInfo& info) {
   });
 }
 
+// explainDevice(error, errorText, device, capability): the same of one device.
+Napi::Value explainDevice(const Napi::CallbackInfo& info) {
+  return guarded(info.Env(), [&] {
+    const auto text = [&](size_t i) { return info[i].As<Napi::String>().Utf8Value(); };
+    ExecutorInfo found;
+    cuda::explainDevice(found, info[0].As<Napi::Number>().Int32Value(), text(1), text(2), text(3));
+    return fromInfo(info.Env(), found);
+  });
+}
+
 // takeAccounts(): what 'emulator:counting' has counted since the last call, by name of the launch.
 Napi::Value takeAccounts(const Napi::CallbackInfo& info) {
   Napi::Object all = Napi::Object::New(info.Env());
@@ -87,6 +97,7 @@ Napi::Object initialise(Napi::Env env, Napi::Object exports) {
   exports.Set("openExecutor", Napi::Function::New(env, openExecutor, "openExecutor"));
   exports.Set("describeKernel", Napi::Function::New(env, describeKernel, "describeKernel"));
   exports.Set("takeAccounts", Napi::Function::New(env, takeAccounts, "takeAccounts"));
+  exports.Set("explainDevice", Napi::Function::New(env, explainDevice, "explainDevice"));
   exports.Set("explainNoDevice", Napi::Function::New(env, explainNoDevice, "explainNoDevice"));
   return exports;
 }

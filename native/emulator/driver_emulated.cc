@@ -1,6 +1,7 @@
 // DeviceInterface on the host: memory from the heap, filled with NaN, launches run at once by block.cc. The memory is
 // limited to 64 MiB, so that running out of it can be tested.
 #include <chrono>
+#include <condition_variable>
 #include <cstdlib>
 #include <cstring>
 #include <mutex>
@@ -32,6 +33,8 @@ class EmulatedDevice final : public cuda::DeviceInterface {
     properties_.name = hopper ? "hopper" : "emulator";
     properties_.major = hopper ? 9 : 8;
     if (hopper) properties_.sharedBytes = size_t{227} << 10;
+    // Memory that another process holds.
+    if (const char* held = std::getenv("SEPCONV_EMULATOR_HELD")) used_ = std::strtoull(held, nullptr, 10);
     // Few, so that shapes small enough to emulate reach the tiles of large problems too.
     properties_.multiprocessors = 2;
   }
@@ -69,6 +72,9 @@ class EmulatedDevice final : public cuda::DeviceInterface {
   void copyIn(void* device, const void* host, size_t bytes) override {
     enter();
     std::memcpy(device, host, bytes);
+    std::lock_guard<std::mutex> lock(mutex_);
+    ++copies_;
+    copied_.notify_all();
   }
   void copyOut(void* host, const void* device, size_t bytes) override {
     enter();
@@ -84,6 +90,10 @@ class EmulatedDevice final : public cuda::DeviceInterface {
 
   void synchronize() override {
     enter();
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      copiesBefore_ = copies_;
+    }
     if (lost_)
       failure_.report(properties_.name, "run: cudaErrorIllegalAddress (an illegal memory access was encountered)");
   }
@@ -128,10 +138,19 @@ class EmulatedDevice final : public cuda::DeviceInterface {
   // The device goes away in the middle of a launch: on hardware too, only the next call that waits learns of it.
   void run(const cuda::Launch& launch) {
     if (std::strcmp(launch.name, "emulatorDeviceLost") == 0) lost_ = true;
+    if (std::strcmp(launch.name, "emulatorAwaitsCopy") == 0) return awaitCopy();
     if (!lost_) runGrid(launch, mode_, ++seed_);
   }
 
+  // A run that lasts until something has been copied to the device since the run before it; lost where nothing is.
+  void awaitCopy() {
+    std::unique_lock<std::mutex> lock(mutex_);
+    if (!copied_.wait_for(lock, std::chrono::seconds(10), [&] { return copies_ > copiesBefore_; })) lost_ = true;
+  }
+
   const Mode& mode_;
+  uint64_t copies_ = 0, copiesBefore_ = 0;
+  std::condition_variable copied_;
   bool lost_ = false;
   cuda::DeviceProperties properties_;
   EmulatedRecording* recording_ = nullptr;

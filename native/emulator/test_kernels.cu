@@ -107,17 +107,26 @@ class EmulatorCheck final : public cuda::Kernel {
 }  // namespace
 
 // Its launch fails as one on a broken device does.
-class DeviceError final : public cuda::Kernel {
+// A launch whose name tells the emulated device what to do.
+class DeviceEvent final : public cuda::Kernel {
  public:
+  explicit DeviceEvent(const char* name) : name_(name) {}
   void launch(cuda::DeviceInterface& device, const cuda::Arguments&) const override {
-    arch::launch(device, "emulatorDeviceLost", reverseTiles<Bug::none>, {1, 1, 1}, tile, 0, CheckParameters{});
+    arch::launch(device, name_, reverseTiles<Bug::none>, {1, 1, 1}, tile, 0, CheckParameters{});
   }
+
+ private:
+  const char* const name_;
 };
 
 void registerTestKernels(cuda::Registry& registry) {
   registry["emulatorDeviceLost"] = [](const CallDescription&,
                                       const cuda::DeviceProperties&) -> std::unique_ptr<cuda::Kernel> {
-    return std::make_unique<DeviceError>();
+    return std::make_unique<DeviceEvent>("emulatorDeviceLost");
+  };
+  registry["emulatorAwaitsCopy"] = [](const CallDescription&,
+                                      const cuda::DeviceProperties&) -> std::unique_ptr<cuda::Kernel> {
+    return std::make_unique<DeviceEvent>("emulatorAwaitsCopy");
   };
   registry["emulatorCheck"] = [](const CallDescription& call,
                                  const cuda::DeviceProperties&) -> std::unique_ptr<cuda::Kernel> {

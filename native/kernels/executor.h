@@ -3,7 +3,7 @@
 //
 // Threads: allocate, load, bind, prepare and memory() may be called while a run is under way on another thread;
 // execute, profile, copyIn and copyOut are called by one thread at a time (the device queue, or the JavaScript thread
-// once the queue is idle).
+// once the queue is idle); where hostMemory() is false, copyIn into memory that no run sees may come from another one.
 #pragma once
 #include <atomic>
 #include <map>

@@ -7,13 +7,13 @@
 import { SepconvError } from '../errors.js'
 import type { Attributes } from '../graph/graph.js'
 import { type HostTensor, opDefinition } from '../graph/op.js'
+import type { Precision } from '../graph/precision.js'
 import { byteLength, type DType, elements, type Shape, type TensorType } from '../graph/types.js'
 import type { DeviceMemory } from '../runtime/executor.js'
 import type { NativeDeviceExecutor } from '../runtime/executors/native.js'
 import type { Call, Program, ProgramBuffer } from '../runtime/program.js'
 import { relativeError } from '../runtime/verify.js'
 import { bfloat16ToFloat32, float32ToBfloat16 } from '../weights/half.js'
-import type { Precision } from './devicePeaks.js'
 import { compareSamples, type KernelOp, type OperandName, type Operands, type Pass } from './operands.js'
 
 /** Whose kernels: ours, or NVIDIA's by dlopen; an unfused pair of theirs takes one of each. */

@@ -1,6 +1,7 @@
 /** Limits of a device other than the host, measured through its own programs and clock: copies and multiply-adds. */
 
 import type { Attributes } from '../graph/graph.js'
+import type { Precision } from '../graph/precision.js'
 import type { Executor } from '../runtime/executor.js'
 import type { Program, ProgramBuffer } from '../runtime/program.js'
 
@@ -42,9 +43,6 @@ export function deviceCopyGbps(executor: Executor, bytes: number): number {
   const length = Math.max(1, Math.floor(bytes / 8))
   return (8 * length) / (shortest(executor, 'copy', length, length, {}, 8) * 1e6)
 }
-
-/** Operands of a product: float32 on the SIMT units, the others on tensor cores. */
-export type Precision = 'float32' | 'tf32' | 'bfloat16'
 
 /** Multiply-adds per thread and step of `multiplyAddPeak`: eight chains of one, or a warp's eight products of 16 x 8 x (8, 16), a quarter as many steps of 16 x 256 by wgmma. */
 const PER_STEP: Record<Precision, number> = { float32: 8, tf32: 8 * 32, bfloat16: 8 * 64 }

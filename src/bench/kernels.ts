@@ -6,13 +6,13 @@
  */
 
 import { SepconvError } from '../errors.js'
+import { PRECISIONS, type Precision } from '../graph/precision.js'
 import { type DeviceName, openDevice } from '../runtime/device.js'
 import type { Executor } from '../runtime/executor.js'
 import { NativeCpuExecutor, NativeDeviceExecutor } from '../runtime/executors/native.js'
 import { loadNative } from '../runtime/native.js'
 import { type Cost, costs } from './costs.js'
 import { DeviceKernel, type Library, TOLERANCE } from './deviceKernels.js'
-import type { Precision } from './devicePeaks.js'
 import { LayerKernel } from './layerKernel.js'
 import { type Layer, nearestFast, XCEPTION_LAYERS } from './layers.js'
 import { type GpuState, gpuState, type Origin, origin, Roofline, round } from './machine.js'
@@ -87,7 +87,6 @@ export interface KernelBenchOptions extends SamplingOptions {
 
 export const KERNEL_OPS: readonly KernelOp[] = ['regular', 'depthwise', 'pointwise', 'unfused', 'fused']
 export const PASSES: readonly Pass[] = ['forward', 'data', 'filter']
-const PRECISIONS: readonly Precision[] = ['float32', 'tf32', 'bfloat16']
 const LIBRARIES: readonly Library[] = ['cudnn', 'cublasLt', 'cudnn+cublasLt']
 
 /** @throws ERR_ARGUMENT for precisions, layers and thread counts that the device does not have. */
@@ -176,7 +175,7 @@ interface Problem {
 }
 
 function hostCandidate(executor: Executor, { op, pass, operands }: Problem, precision: Precision): Candidate {
-  const kernel = new LayerKernel(executor, op, pass, operands, precision === 'bfloat16' ? precision : 'float32')
+  const kernel = new LayerKernel(executor, op, pass, operands, precision)
   const name: KernelName = { op, layer: operands.layer.name, pass, precision, library: 'sepconv' }
   return new Candidate(name, operands, kernel, () => {
     const maxError = kernel.verify()

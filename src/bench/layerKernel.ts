@@ -3,7 +3,7 @@
 import { compileGraph } from '../graph/compile.js'
 import type { Attributes, Graph, Value } from '../graph/graph.js'
 import { type HostTensor, opDefinition } from '../graph/op.js'
-import type { Precision } from '../graph/passes/storage.js'
+import type { Precision } from '../graph/precision.js'
 import { emit, trace } from '../graph/trace.js'
 import type { TensorType } from '../graph/types.js'
 import { Variable } from '../graph/variable.js'

@@ -5,7 +5,8 @@ import { arch, cpus, platform, release, totalmem } from 'node:os'
 import type { Executor } from '../runtime/executor.js'
 import { NativeDeviceExecutor } from '../runtime/executors/native.js'
 import { loadNative, packageRoot, packageVersion } from '../runtime/native.js'
-import { deviceCopyGbps, devicePeakGflops, type Precision } from './devicePeaks.js'
+import type { Precision } from '../graph/precision.js'
+import { deviceCopyGbps, devicePeakGflops } from './devicePeaks.js'
 
 /** Goes into every benchmark's JSON. */
 export interface Origin {

@@ -5,7 +5,8 @@
  */
 
 import type { Value } from '../graph/graph.js'
-import { checkPrecision, checkStorage, type Precision } from '../graph/passes/storage.js'
+import { checkPrecision, checkStorage } from '../graph/passes/storage.js'
+import { PRECISIONS, type Precision } from '../graph/precision.js'
 import { byteLength, elements, type TensorType } from '../graph/types.js'
 import { createModel, type Model } from '../models/index.js'
 import { softmaxCrossEntropy } from '../ops/index.js'
@@ -59,7 +60,7 @@ export interface ModelBenchOptions extends SamplingOptions {
   readonly batches?: readonly number[]
   /** Default: the device's own number. */
   readonly threads?: readonly number[]
-  /** Default `['float32']`. */
+  /** Default `['float32']`, on a GPU all. */
   readonly precisions?: readonly Precision[]
   readonly memoryLimit?: number
   readonly onProgress?: (progress: { readonly done: number; readonly total: number; readonly label: string }) => void
@@ -67,9 +68,10 @@ export interface ModelBenchOptions extends SamplingOptions {
 
 /** @throws ERR_ARGUMENT for unknown models, precisions and thread counts out of range, ERR_DEVICE where the device lacks a precision. */
 export async function benchModel(options: ModelBenchOptions = {}): Promise<ModelReport> {
-  const { models = ['xception'], tasks = ['inference', 'train'], batches = [1, 8], precisions = ['float32'] } = options
-  for (const precision of precisions) checkPrecision('bench model', precision)
+  const { models = ['xception'], tasks = ['inference', 'train'], batches = [1, 8] } = options
   const executor = openDevice(options.device)
+  const precisions = options.precisions ?? (executor.target.name === 'cuda' ? PRECISIONS : ['float32'])
+  for (const precision of precisions) checkPrecision('bench model', precision)
   for (const precision of precisions) checkStorage(precision, executor.target)
   const { isa, threads } = useThreads(executor, undefined)
   for (const count of options.threads ?? []) useThreads(executor, count)

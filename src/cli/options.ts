@@ -1,6 +1,7 @@
 /** Options that several commands share, and parsers whose complaints name the option and what it takes. */
 
 import { type Command, InvalidArgumentError, Option } from 'commander'
+import { PRECISIONS } from '../graph/precision.js'
 
 type Parser<T> = (text: string) => T
 
@@ -50,9 +51,10 @@ export const threadsOption = (): Option =>
   new Option('--threads <n>', 'threads of the cpu device (default: one per core)').argParser(threadCount)
 
 export const precisionOption = (): Option =>
-  new Option('--precision <type>', 'storage of feature maps: float32, or bfloat16 at half the bytes (default: float32)').argParser(
-    oneOf('float32', 'bfloat16'),
-  )
+  new Option(
+    '--precision <type>',
+    'of feature maps: float32, tf32 (GPUs: products on tensor cores), or bfloat16 at half the bytes (default: float32)',
+  ).argParser(oneOf(...PRECISIONS))
 
 export const resizeOption = (): Option =>
   new Option(

@@ -1,6 +1,7 @@
 /** What commands ask of weights files. */
 
 import { SepconvError } from '../errors.js'
+import type { Precision } from '../graph/precision.js'
 import type { Model } from '../models/model.js'
 import { type DeviceSettings, selectDevice } from './options.js'
 import { Progress } from './ui.js'
@@ -10,7 +11,7 @@ export interface WeightsSettings extends DeviceSettings {
   model?: string
   labels?: string
   resize?: 'crop' | 'squash'
-  precision?: 'float32' | 'bfloat16'
+  precision?: Precision
 }
 
 /** The file behind `--weights`; a download shows how far it is. */

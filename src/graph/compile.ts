@@ -8,7 +8,8 @@ import { fusePrologue } from './passes/fuse-prologue.js'
 import { fuseSeparable, fuseStatistics } from './passes/fuse-separable.js'
 import { hoist, packFilters } from './passes/prepare.js'
 import { recompute } from './passes/recompute.js'
-import { assignStorage, type Precision } from './passes/storage.js'
+import { assignStorage } from './passes/storage.js'
+import type { Precision } from './precision.js'
 import type { Graph } from './graph.js'
 import { type Lowered, lower } from './lower.js'
 import { eliminateDeadCode } from './rewrite.js'
@@ -40,7 +41,7 @@ export function compileGraph(traced: Graph, target: Target, options: CompileGrap
   }
   graph = assignStorage(fusePrologue(fuseEpilogue(mergeCommon(graph))), precision, target)
   if (options.memoryLimit !== undefined) graph = recompute(graph, options.memoryLimit, target)
-  graph = packFilters(fuseAverage(fuseStatistics(fuseSeparable(graph, target)), target), target)
+  graph = packFilters(fuseAverage(fuseStatistics(fuseSeparable(graph, target), target), target), target)
   const { main, prepare } = hoist(graph)
   return { graph: main, main: lower(main, target), ...(prepare && { prepare: lower(prepare, target) }) }
 }

@@ -6,10 +6,26 @@
 import type { Attributes } from './graph.js'
 import type { DType, TensorType } from './types.js'
 
+/** A depthwise convolution and the pointwise one that reads it. */
+export interface SeparableShape {
+  /** Of the product: `'float32'` is exact, `'bfloat16'` is what feature maps are stored in too. */
+  readonly precision: 'float32' | 'tf32' | 'bfloat16'
+  readonly kernel: readonly [number, number]
+  readonly strides: readonly [number, number]
+  readonly cin: number
+  readonly multiplier: number
+  readonly cout: number
+  /** Of the result. */
+  readonly height: number
+  readonly width: number
+}
+
 export interface Target {
   readonly name: 'reference' | 'cpu' | 'cuda'
   /** Storage types that its kernels take for activations and weights. */
   readonly dtypes: readonly DType[]
+  /** Whether its products can be computed in tf32. */
+  readonly tensorFloat?: boolean
   /**
    * Bytes of the cache that activations should stay in. Inference on a batch whose activations exceed it runs on some of the samples
    * at a time, where they are independent. `0`: the whole batch at once.
@@ -18,15 +34,12 @@ export interface Target {
   /** Columns per panel of a packed right-hand operand, `0` where weights are used as they are. */
   readonly panel: number
   /** Whether depthwise and pointwise of this shape run faster as one kernel. */
-  fusesSeparable(shape: {
-    kernel: readonly [number, number]
-    strides: readonly [number, number]
-    cin: number
-    multiplier: number
-    cout: number
-    height: number
-    width: number
-  }): boolean
+  fusesSeparable(shape: SeparableShape): boolean
+  /**
+   * Whether they do in training too, where the gradient of the pointwise filter then computes the depthwise result again. Absent: the
+   * target has no such kernel, nor one that emits batch statistics out of separableConv2d.
+   */
+  recomputesSeparable?(shape: SeparableShape): boolean
   /** Whether an optimizer's update takes the averages of its parameters in the same call. */
   readonly fusesAverage?: boolean
   /** The tile that was measured to be fastest for a call, where the device tunes; becomes its attribute `tile`. */

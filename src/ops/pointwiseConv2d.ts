@@ -174,15 +174,26 @@ export const pointwiseConv2dFilterGradientDefinition = defineOp({
     const [x, gradient, dfilter] = [tensorAt(inputs, 0), tensorAt(inputs, 1), tensorAt(outputs, 0)]
     const [cin, cout] = dfilter.shape as [number, number]
     const z = prologue(x, activationOf(attributes, 'inputActivation')) // [rows, cin]
-    const acc = new Float64Array(cin * cout)
-    for (let row = 0; row < rowCount(x.shape); row++)
-      for (let ci = 0; ci < cin; ci++) {
-        const value = z[row * cin + ci]!
-        for (let co = 0; co < cout; co++) acc[ci * cout + co]! += value * gradient.data[row * cout + co]!
-      }
-    dfilter.data.set(acc)
+    dfilter.data.set(pointwiseFilterSums(z, gradient.data, rowCount(x.shape), cin, cout))
   },
 })
+
+/** z[rows, cin]^T . gradient[rows, cout] -> sums[cin, cout] */
+export function pointwiseFilterSums(
+  z: ArrayLike<number>,
+  gradient: ArrayLike<number>,
+  rows: number,
+  cin: number,
+  cout: number,
+): Float64Array {
+  const sums = new Float64Array(cin * cout)
+  for (let row = 0; row < rows; row++)
+    for (let ci = 0; ci < cin; ci++) {
+      const value = z[row * cin + ci]!
+      for (let co = 0; co < cout; co++) sums[ci * cout + co]! += value * gradient[row * cout + co]!
+    }
+  return sums
+}
 
 /** Options of {@link pointwiseConv2d}. */
 export interface PointwiseConv2dOptions extends EpilogueOptions {

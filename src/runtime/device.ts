@@ -5,7 +5,7 @@ import type { Executor } from './executor.js'
 import { nativeExecutors, openNative } from './executors/native.js'
 import { ReferenceExecutor } from './executors/reference.js'
 
-/** `auto` never fails: it takes the best device that runs every op, `cpu` where the addon is there, else `reference`. `cuda` means `cuda:0`. */
+/** `auto` never fails: it takes the first of {@link devices} that is available and opens, a GPU before `cpu` before `reference`. `cuda` means `cuda:0`. */
 export type DeviceName = 'auto' | 'cpu' | 'cuda' | `cuda:${number}` | 'reference' | (string & {})
 
 /** A device that programs can run on, or the reason why it is not available. */
@@ -18,7 +18,7 @@ export interface DeviceInfo {
   readonly [detail: string]: unknown
 }
 
-/** Every device that sepconv knows, and for those that are not available, why. Never throws. */
+/** Every device that sepconv knows, best first, and for those that are not available, why. Never throws. */
 export function devices(): DeviceInfo[] {
   return [
     ...nativeExecutors(),
@@ -27,7 +27,8 @@ export function devices(): DeviceInfo[] {
 }
 
 const open = new Map<string, Executor>()
-let warned = false
+/** Devices that `auto` could not open. */
+const passedOver = new Set<string>()
 
 /**
  * The executor behind a device name; opened once per process.
@@ -37,18 +38,7 @@ let warned = false
 export function openDevice(name: DeviceName = process.env.SEPCONV_DEVICE ?? 'auto'): Executor {
   const known = devices()
   const wanted = name === 'cuda' ? 'cuda:0' : String(name)
-  if (wanted === 'auto') {
-    // cuda has not run on hardware yet: it is taken where it is asked for by name.
-    const best = known.find((device) => device.available && !device.name.startsWith('cuda'))!
-    if (best.name === 'reference' && !warned) {
-      warned = true
-      process.emitWarning(
-        `no native executor is available (${known.find(({ name }) => name === 'cpu')?.reason ?? 'unknown reason'}): using the slow TypeScript reference`,
-        { code: 'SEPCONV_REFERENCE' },
-      )
-    }
-    return openByName(best.name)
-  }
+  if (wanted === 'auto') return openBest(known)
   const device =
     known.find((candidate) => candidate.name === wanted) ??
     known.find((candidate) => wanted.startsWith('cuda') && candidate.name === 'cuda')
@@ -66,6 +56,26 @@ export function openDevice(name: DeviceName = process.env.SEPCONV_DEVICE ?? 'aut
       hint: "Use device 'auto' to take the best one there is",
     })
   return openByName(device.name)
+}
+
+/** The first device that opens; says once why a better one did not. */
+function openBest(known: readonly DeviceInfo[]): Executor {
+  for (const { name, available } of known) {
+    if (!available || passedOver.has(name)) continue
+    if (name === 'reference' && !open.has(name)) {
+      const reason = known.find((device) => device.name === 'cpu')?.reason ?? 'see the warnings before'
+      process.emitWarning(`no native executor is available (${reason}): using the slow TypeScript reference`, { code: 'SEPCONV_REFERENCE' })
+    }
+    try {
+      return openByName(name)
+    } catch (error) {
+      passedOver.add(name)
+      process.emitWarning(`device 'auto' passes over ${name}: ${error instanceof Error ? error.message : String(error)}`, {
+        code: 'SEPCONV_DEVICE',
+      })
+    }
+  }
+  return openByName('reference')
 }
 
 function openByName(name: string): Executor {

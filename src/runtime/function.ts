@@ -8,7 +8,8 @@ import { type Compiled, compileGraph } from '../graph/compile.js'
 import { differentiate } from '../graph/differentiate.js'
 import type { Graph, Value } from '../graph/graph.js'
 import { opDefinition } from '../graph/op.js'
-import { checkPrecision, type Precision } from '../graph/passes/storage.js'
+import { checkPrecision } from '../graph/passes/storage.js'
+import type { Precision } from '../graph/precision.js'
 import { emit, type Lifted, registerEager, trace, type TraceContext } from '../graph/trace.js'
 import { independentSamples, samplesAtOnce } from '../graph/samples.js'
 import { formatType, sameShape, type TensorType } from '../graph/types.js'
@@ -64,8 +65,9 @@ export interface CompileOptions {
   optimise?: boolean
   /**
    * What feature maps and the filters that meet them are stored in: with `'bfloat16'` half the bytes, and products at twice the rate where
-   * the processor multiplies pairs. Arithmetic, parameters, statistics, losses and outputs stay float32. Default `'float32'`.
-   * @throws ERR_DEVICE when traced for a device without bfloat16.
+   * the processor multiplies pairs. `'tf32'` stores float32 and multiplies on a GPU's tensor cores, operands rounded to 10 bits of mantissa.
+   * Sums, parameters, statistics, losses and outputs stay float32. Default `'float32'`, products exact.
+   * @throws ERR_DEVICE when traced for a device that does not take it.
    */
   precision?: Precision
   /** Layers behave as in training (batch statistics, dropout). Default: whether `train` is given. */

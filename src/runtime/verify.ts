@@ -8,7 +8,8 @@ import { type Compiled, compileGraph } from '../graph/compile.js'
 import type { Value } from '../graph/graph.js'
 import { type Lowered, UPDATE_OPS } from '../graph/lower.js'
 import { type HostTensor, opDefinition } from '../graph/op.js'
-import { checkPrecision, type Precision } from '../graph/passes/storage.js'
+import { checkPrecision } from '../graph/passes/storage.js'
+import type { Precision } from '../graph/precision.js'
 import { trace } from '../graph/trace.js'
 import { byteLength, type DType, elements, type TypedArray, typedArray } from '../graph/types.js'
 import type { Variable } from '../graph/variable.js'
@@ -67,6 +68,8 @@ export interface VerifyOptions {
 const TOLERANCE = 1e-4
 /** Results rounded to eight bits (2⁻⁹), sums of products that were themselves rounded on the way, as in a fused separable convolution. */
 const BFLOAT16_TOLERANCE = 8e-3
+/** Operands rounded to eleven bits (2⁻¹¹), in sums over many of them. */
+const TF32_TOLERANCE = 3e-3
 
 /**
  * Compares every call of a model's program on two devices.
@@ -233,10 +236,14 @@ class Report {
     const error = Math.max(...expected.map((data, i) => relativeError(actual[i]!, data, i === 0 ? 0 : least)))
     const row = this.#rows.get(call.kernel) ?? { maxError: 0, tolerance: TOLERANCE, calls: 0, layer: '' }
     const worse = error > row.maxError || Number.isNaN(error)
-    // On a GPU, what a normalising prologue makes of a bfloat16 operand is rounded to that type again, in its tile in shared memory.
-    const normalises = opDefinition(call.kernel).inputs.some((name, i) => /^input(Scale|Shift)/.test(name) && inputs[i])
+    // On a GPU, what is made of a bfloat16 operand on its way into a product is rounded to that type again, in its tile in shared
+    // memory: by a normalising prologue, or the depthwise half of a separable convolution.
+    const normalises =
+      call.kernel === 'separableConv2dPointwiseGradient' ||
+      opDefinition(call.kernel).inputs.some((name, i) => /^input(Scale|Shift)/.test(name) && inputs[i])
     const rounded = [...outputs, ...(this.executor.target.name === 'cuda' && normalises ? inputs : [])]
-    const tolerance = rounded.some((tensor) => tensor?.dtype === 'bfloat16') ? BFLOAT16_TOLERANCE : row.tolerance
+    const half = rounded.some((tensor) => tensor?.dtype === 'bfloat16')
+    const tolerance = half ? BFLOAT16_TOLERANCE : call.attributes.precision === 'tf32' ? TF32_TOLERANCE : row.tolerance
     const { maxError, layer } = worse ? { maxError: error, layer: call.scope } : row
     this.#rows.set(call.kernel, { maxError, tolerance, calls: row.calls + 1, layer })
     this.options.onProgress?.({ done: ++this.#done, total: this.total, op: call.kernel })

@@ -1,6 +1,7 @@
 /** What a recipe file may hold; `recipes/schema.json` is written from it (scripts/recipe-schema.mjs) for editors. */
 
 import * as z from 'zod'
+import { PRECISIONS } from '../graph/precision.js'
 
 const share = z.number().min(0).lt(1)
 const upToOne = z.number().min(0).max(1)
@@ -76,7 +77,7 @@ const settings = {
   mix: options({ mixup: z.number().min(0), cutmix: z.number().min(0), probability: upToOne }),
   metric: z.enum(['top1', 'top5', 'loss', 'map']),
   patience: whole,
-  precision: z.enum(['float32', 'bfloat16']),
+  precision: z.enum(PRECISIONS),
   /** Options of the architecture, such as dropout. */
   model: z.record(z.string(), z.unknown()),
 }

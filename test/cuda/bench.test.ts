@@ -3,6 +3,7 @@
 import { expect, it } from 'vitest'
 import { deviceCopyGbps, devicePeakGflops } from '../../src/bench/devicePeaks.js'
 import { benchKernels } from '../../src/bench/kernels.js'
+import { benchModel } from '../../src/bench/model.js'
 import { parseLayer } from '../../src/bench/layers.js'
 import { NativeDeviceExecutor } from '../../src/runtime/executors/native.js'
 import './emulator.js'
@@ -34,3 +35,22 @@ it('times every kernel of a layer, forward and backward', async () => {
     expect(device).toBe('emulator:fair')
   }
 })
+
+it('times a whole model in every precision, inference and training step', async () => {
+  const report = await benchModel({
+    options: { inputSize: 71, classes: 5, width: 0.1, middleRepeats: 1 },
+    device: 'emulator:fair',
+    batches: [1],
+    rounds: 1,
+    seconds: 0.01,
+  })
+  // Rows of a GPU without being asked: all precisions.
+  const rows = ['inference', 'train'].flatMap((task) => ['float32', 'tf32', 'bfloat16'].map((precision) => [task, precision]))
+  expect(report.results.map(({ task, precision }) => [task, precision])).toEqual(rows)
+  for (const { ms, imagesPerSecond, device, peakBytes } of report.results) {
+    expect([ms > 0, imagesPerSecond > 0, peakBytes > 0, device]).toEqual([true, true, true, 'emulator:fair'])
+  }
+  const bytes = (task: string, precision: string) =>
+    report.results.find((row) => row.task === task && row.precision === precision)!.peakBytes
+  expect(bytes('train', 'bfloat16')).toBeLessThan(bytes('train', 'float32'))
+}, 60_000)

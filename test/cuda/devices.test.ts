@@ -12,7 +12,7 @@ import type { TensorType } from '../../src/graph/types.js'
 import type { NativeExecutor } from '../../src/runtime/native.js'
 import { localAddon, packageRoot } from '../../src/runtime/native.js'
 import { filled, generator, uniform } from '../helpers.js'
-import { download, floats, inferred, poisoned, runCall, singleCall, upload } from './calls.js'
+import { download, encode, floats, inferred, poisoned, runCall, singleCall, upload } from './calls.js'
 import { emulator } from './emulator.js'
 
 const type = (shape: readonly number[]): TensorType => ({ shape, dtype: 'float32' })
@@ -104,6 +104,68 @@ describe('several devices', () => {
     const memory = executor.allocate(64)
     for (const offset of [56, 64, 2 ** 40])
       expect(await caught(() => program.runSync([memory], [offset], [memory], [0])), String(offset)).toMatchObject({ code: 'ERR_ARGUMENT' })
+  })
+})
+
+describe('inputs of the next run', () => {
+  const load = (executor: NativeExecutor, kernel: string) => executor.load(singleCall(executor, kernel, [type([4])], [type([4])], {}))
+
+  it('are copied while the current one runs, and read by the run that was asked for after them', async () => {
+    const executor = emulator().openExecutor('emulator')
+    const [copy, waiting] = [load(executor, 'copy'), load(executor, 'emulatorAwaitsCopy')]
+    const [first, next] = [upload(executor, filled([4], [1, 2, 3, 4])), poisoned(executor, 16)]
+    const [to, result] = [poisoned(executor, 16), poisoned(executor, 16)]
+    copy.runSync([first], [0], [to], [0])
+    // This run ends only when something is copied meanwhile: behind the queue it would wait for itself.
+    const running = waiting.run([first], [0], [to], [0])
+    executor.write(next, 0, encode(filled([4], [5, 6, 7, 8])))
+    const after = copy.run([next], [0], [result], [0])
+    await Promise.all([running, after])
+    expect([...floats(download(executor, result))]).toEqual([5, 6, 7, 8])
+  })
+  it('keep to the order in which they were written and read, over many runs', async () => {
+    const executor = emulator().openExecutor('emulator')
+    const copy = load(executor, 'copy')
+    const results: Promise<number>[] = []
+    const reused = executor.allocate(16)
+    for (let i = 0; i < 200; i++) {
+      // By turns memory of its own, and memory that earlier runs may still read or an earlier write still fills.
+      const from = i % 3 ? executor.allocate(16) : reused
+      const to = executor.allocate(16)
+      executor.write(from, 0, encode(filled([4], [-1, -1, -1, -1])))
+      executor.write(from, 0, encode(filled([4], [i, i, i, i])))
+      const done = copy.run([from], [0], [to], [0])
+      if (from !== reused) from.dispose() // its block is used again only when the run is over
+      const bytes = new Uint8Array(16)
+      results.push(done.then(() => executor.readAsync(to, 0, bytes)).then(() => floats(bytes)[3]!))
+    }
+    expect(await Promise.all(results)).toEqual(Array.from({ length: 200 }, (_, i) => i))
+  })
+  it('fail the next task when the device has gone meanwhile', async () => {
+    const executor = emulator().openExecutor('emulator')
+    const [copy, broken] = [load(executor, 'copy'), load(executor, 'emulatorDeviceLost')]
+    const [from, next, to] = [upload(executor, filled([4], [1, 2, 3, 4])), executor.allocate(16), executor.allocate(16)]
+    const failed = caught(() => broken.run([from], [0], [to], [0]))
+    executor.write(next, 0, new Uint8Array(16))
+    expect(await failed).toMatchObject({ code: 'ERR_DEVICE' })
+    expect(await caught(() => copy.run([next], [0], [to], [0]))).toMatchObject({ code: 'ERR_DEVICE' })
+  })
+})
+
+describe('memory that another process holds', () => {
+  it('is named where there is too little', () => {
+    process.env.SEPCONV_EMULATOR_HELD = String(40 << 20)
+    try {
+      const executor = emulator().openExecutor('emulator')
+      const kept = executor.allocate(10 << 20)
+      expect(() => executor.allocate(20 << 20)).toThrow(
+        /needed 20 MiB, free 14 MiB of 64 MiB, held by this executor 10 MiB, by others \(the driver, other processes\) 40 MiB/,
+      )
+      kept.dispose()
+      expect(runCall(executor, 'copy', [filled([1], [7])], {}, [type([1])]).map(floats)).toEqual([Float32Array.of(7)])
+    } finally {
+      delete process.env.SEPCONV_EMULATOR_HELD
+    }
   })
 })
 

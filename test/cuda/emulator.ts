@@ -33,6 +33,8 @@ interface Emulator extends NativeAddon {
   ): string
   /** What the executor 'emulator:counting' has counted since the last call, by name of the launch. */
   takeAccounts(): Record<string, Account>
+  /** What the real addon says of a device when asking for a kernel's attributes on it ends with this error. */
+  explainDevice(error: number, errorText: string, device: string, capability: string): NativeExecutorInfo
   /** What the real addon says when the runtime reports this; versions as CUDA writes them, 13000 being 13.0. */
   explainNoDevice(error: number, errorText: string, driverVersion: number, runtimeVersion: number): NativeExecutorInfo
 }

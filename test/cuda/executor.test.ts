@@ -262,6 +262,18 @@ describe('reasons why there is no device', () => {
   })
 })
 
+describe('reasons why a device cannot be used', () => {
+  const explain = (error: number) => emulator().explainDevice(error, 'cudaErrorDevicesUnavailable (busy)', 'NVIDIA Test', '7.5')
+  it.each([
+    [209, 'no-kernel-image', /NVIDIA Test has compute capability 7\.5, for which this build holds no code.*sepconv build/],
+    [98, 'no-kernel-image', /holds no code/],
+    [46, 'no-device', /NVIDIA Test cannot be used: cudaErrorDevicesUnavailable \(busy\)/],
+  ])('error %i: %s', (error, code, reason) => {
+    expect(explain(error)).toMatchObject({ available: false, code, reason: expect.stringMatching(reason) })
+  })
+  it('none', () => expect(explain(0)).toMatchObject({ available: true }))
+})
+
 describe('choice of tiles on an H200 (132 multiprocessors)', () => {
   const choice = (kernel: string, inputs: number[][], attributes: Attributes) => {
     const types = inputs.map((shape) => type(shape))

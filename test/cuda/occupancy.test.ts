@@ -67,6 +67,15 @@ describe('threads and shared memory of the launches', () => {
       ],
       { ...window(5), kernelSize: [5, 5] },
     ],
+    'pointwise gradient of separable': () => [
+      'separableConv2dPointwiseGradient',
+      [
+        [1, 16, 16, 128],
+        [3, 3, 128, 1],
+        [1, 16, 16, 128],
+      ],
+      window(3),
+    ],
     pointwise: () => [
       'pointwiseConv2d',
       [

@@ -38,7 +38,7 @@ export function convert(kernel: string, inputs: readonly (Filled | null)[], attr
   const stored = (i: number) => STORED[kernel]!.includes(i)
   const round = precision === 'bfloat16' ? roundBfloat16 : roundTf32
   // tf32 rounds the operands of the product alone: what comes after reads float32.
-  const rounds = (i: number) => (precision === 'bfloat16' ? stored(i) : i < (kernel === 'separableConv2d' ? 0 : 2))
+  const rounds = (i: number) => (precision === 'bfloat16' ? stored(i) : i < (kernel.startsWith('separableConv2d') ? 0 : 2))
   const rounded = inputs.map((tensor, i) => (isFloat(tensor) && rounds(i) ? filled(tensor.type.shape, round(tensor.data)) : tensor))
   const given = rounded.map((tensor, i) =>
     isFloat(tensor) && stored(i) && precision === 'bfloat16' ? filled(tensor.type.shape, tensor.data, 'bfloat16') : tensor,
@@ -68,7 +68,7 @@ export function testPrecision(bench: Bench): void {
           // One rounding of the result; separableConv2d rounds its intermediate result too where tensor cores take it. A depthwise
           // tile in bfloat16 rounds what a prologue other than ReLU makes of x.
           const inexact = kernel === 'depthwiseConv2dFilterGradient' && (given[2] || given[3] || made.attributes.inputActivation === 'elu')
-          const summed = inexact || kernel === 'batchNormStatistics' || kernel === 'pointwiseConv2d'
+          const summed = inexact || ['batchNormStatistics', 'pointwiseConv2d', 'separableConv2dPointwiseGradient'].includes(kernel)
           expect(
             relativeError(decode(outputs[i]!, got[i]!), half ? roundBfloat16(data) : data),
             `${mode}: ${kernel} round ${round} output ${i} ${JSON.stringify({ shapes: made.inputs.map((x) => x?.shape ?? null), attributes: made.attributes })}`,
@@ -90,7 +90,18 @@ export function testPrecision(bench: Bench): void {
       const got = runCall(executor, kernel, converted.given, converted.attributes, converted.outputs)
       converted.expected.forEach(({ data }, i) => {
         const half = converted.outputs[i]!.dtype === 'bfloat16'
-        const tolerance = kernel === 'separableConv2d' ? (half ? 0.01 : 1e-3) : half ? 0.005 : precision === 'bfloat16' && i ? 1e-2 : 2e-5
+        const rounded = kernel.startsWith('separableConv2d') // the depthwise result
+        const tolerance = rounded
+          ? half || (precision === 'bfloat16' && i)
+            ? 0.01
+            : precision === 'bfloat16'
+              ? 4e-3
+              : 1e-3
+          : half
+            ? 0.005
+            : precision === 'bfloat16' && i
+              ? 1e-2
+              : 2e-5
         expect(
           relativeError(decode(converted.outputs[i]!, got[i]!), data),
           `${mode}: ${kernel} output ${i}, ${description}, ${JSON.stringify(types.map((type) => type?.shape))} ${JSON.stringify(attributes)}`,
@@ -260,6 +271,31 @@ export function testPrecision(bench: Bench): void {
         })
       }
     })
+    it('separable: statistics out of the epilogue', () => {
+      for (const width of [3, 13])
+        check('separableConv2d', [tensor(2, 12, width, 16), tensor(3, 3, 16, 1), tensor(16, 136)], { ...same, statistics: true })
+    })
+    it('separable: gradient of the pointwise filter, the depthwise result computed again', () => {
+      for (const [kernel, c, cout, strides, dilations, padding] of [
+        [[3, 3], 24, 40, [1, 1], [1, 1], [1, 1, 1, 1]], // rows of 13: strips that cross them
+        [[3, 3], 72, 136, [1, 1], [1, 1], [0, 2, 2, 0]],
+        [[3, 3], 72, 136, [2, 2], [1, 1], [1, 1, 1, 1]],
+        [[3, 3], 16, 24, [2, 1], [1, 1], [1, 1, 1, 1]],
+        [[5, 2], 40, 24, [1, 1], [1, 2], [2, 2, 1, 1]],
+        [[3, 3], 72, 136, [1, 1], [2, 2], [2, 2, 2, 2]],
+      ] as const) {
+        const geometry = { strides, dilations, padding }
+        const [x, filter] = [tensor(2, 12, 13, c), tensor(...kernel, c, 1)]
+        const [, height, width] = inferred('depthwiseConv2d', [x, filter], geometry)[0]!.shape
+        const dy = tensor(2, height!, width!, cout)
+        check('separableConv2dPointwiseGradient', [x, filter, dy], geometry)
+        check('separableConv2dPointwiseGradient', [x, filter, dy, tensor(c), tensor(c), tensor(c)], {
+          ...geometry,
+          inputActivation: 'relu',
+          intermediateActivation: 'elu',
+        })
+      }
+    })
     it.skipIf(!bench.describe)('have reached every kernel in both tiles', () => {
       const kernels = ['pointwiseConv2d', 'pointwiseConv2dInputGradient', 'separableConv2d', 'conv2d', 'conv2dInputGradient']
       for (const precision of ['tf32', 'bfloat16']) {
@@ -273,6 +309,45 @@ export function testPrecision(bench: Bench): void {
             tile,
           ).toBe(true)
         expect([...chosen]).toContain(`pointwiseConv2dFilterGradient: ${precision} 128x128, splits`)
+        for (const tile of ['64x64, splits', '128x128, splits'])
+          for (const taps of ['3x3', 'any'])
+            expect([...chosen]).toContain(`separableConv2dPointwiseGradient: ${precision} ${tile}, ${taps} taps`)
+      }
+    })
+    const products: [kernel: string, inputs: () => (Filled | null)[], attributes: Attributes][] = [
+      ['pointwiseConv2d', () => [tensor(70, 16), tensor(16, 72)], {}],
+      ['pointwiseConv2dInputGradient', () => [tensor(70, 72), tensor(16, 72), null], { inputActivation: 'none' }],
+      ['pointwiseConv2dFilterGradient', () => [tensor(200, 16), tensor(200, 72)], { inputActivation: 'relu' }],
+      ['separableConv2d', () => [tensor(1, 9, 13, 16), tensor(3, 3, 16, 1), tensor(16, 72)], same],
+      ['separableConv2d', () => [tensor(1, 9, 13, 16), tensor(3, 3, 16, 1), tensor(16, 72)], { ...same, statistics: true }],
+      ['separableConv2dPointwiseGradient', () => [tensor(1, 9, 13, 16), tensor(3, 3, 16, 1), tensor(1, 9, 13, 72)], same],
+      [
+        'conv2d',
+        () => [tensor(1, 9, 13, 16), tensor(3, 3, 16, 72)],
+        { ...same, groups: 1, kernelSize: [3, 3], cout: 72, packed: false, inputActivation: 'relu' },
+      ],
+      [
+        'conv2dInputGradient',
+        () => [tensor(1, 9, 13, 72), tensor(3, 3, 16, 72), null],
+        { ...same, groups: 1, inputSize: [9, 13], kernelSize: [3, 3] },
+      ],
+      ['conv2dFilterGradient', () => [tensor(1, 9, 13, 16), tensor(1, 9, 13, 72)], { ...same, groups: 1, kernelSize: [3, 3] }],
+    ]
+    it.each(products)('%s: every tile that the tuner may take', (kernel, make, attributes) => {
+      const [executor] = bench.modes.values()
+      for (const precision of ['tf32', 'bfloat16'] as const) {
+        const inputs = make()
+        const { given, outputs, attributes: all } = convert(kernel, inputs, attributes, precision)
+        const types = given.map((input) => input && input.type)
+        const tiles = executor!.tiles(kernel, types, outputs, all)
+        expect(tiles).toEqual(['64x64', '128x128'])
+        for (const tile of tiles) {
+          const description = agree(kernel, inputs, { ...attributes, tile }, precision)
+          if (bench.describe) expect(description).toMatch(new RegExp(`^${precision} ${tile}`))
+        }
+        expect(() => runCall(executor!, kernel, given, { ...all, tile: '32x64' }, outputs)).toThrow(
+          /there is no tile '32x64' for this shape/,
+        )
       }
     })
     it('pass NaN through the ReLU in front', () => {

@@ -42,7 +42,7 @@ async function train(device: string) {
 }
 
 describe('a reduced Xception', () => {
-  it.each(['float32', 'bfloat16'] as const)(
+  it.each(['float32', 'tf32', 'bfloat16'] as const)(
     'agrees with the reference call by call in %s, forward and backward',
     async (precision) => {
       const rows = await verifyModel({

@@ -1,6 +1,8 @@
 import { describe, expect, it } from 'vitest'
 import { compileGraph } from '../../src/graph/compile.js'
-import type { Precision } from '../../src/graph/passes/storage.js'
+import { differentiate } from '../../src/graph/differentiate.js'
+import type { Graph } from '../../src/graph/graph.js'
+import type { Precision } from '../../src/graph/precision.js'
 import type { Target } from '../../src/graph/target.js'
 import { trace } from '../../src/graph/trace.js'
 import type { DType } from '../../src/graph/types.js'
@@ -72,13 +74,36 @@ describe('bfloat16 storage', () => {
 
   it('is refused by name where it is unknown or the device lacks it', async () => {
     expect(() => compile((x) => ops.relu(x), { precision: 'float16' as never })).toThrow(
-      /precision must be float32 or bfloat16, got "float16"/,
+      /precision must be float32 or tf32 or bfloat16, got "float16"/,
     )
     await expect(createModel('xception', { precision: 'half' as never, width: 0.05 })).rejects.toMatchObject({ code: 'ERR_ARGUMENT' })
     const graph = trace((traced) => traced.output('y', ops.relu(traced.input('x', { shape: [2], dtype: 'float32' }))))
     expect(() => compileGraph(graph, { ...target, dtypes: ['float32'] }, { precision: 'bfloat16' })).toThrow(
-      /precision 'bfloat16': device 'cpu' stores float32 only/,
+      /precision 'bfloat16': device 'cpu' takes float32 only/,
     )
+    expect(() => compileGraph(graph, target, { precision: 'tf32' })).toThrow(/precision 'tf32': device 'cpu' takes float32, bfloat16 only/)
+  })
+
+  it('tf32 marks the products of feature maps, stores float32 and leaves dense layers exact, also in fused and gradient calls', () => {
+    const build = (graph: Graph) => {
+      const x = graph.input('x', { shape: [1, 8, 8, 4], dtype: 'float32' })
+      const d = graph.input('d', { shape: [3, 3, 4, 1], dtype: 'float32' })
+      const p = graph.input('p', { shape: [4, 4], dtype: 'float32' })
+      const y = ops.separableConv2d(x, d, p, { activation: 'relu' })
+      const logits = ops.dense(ops.mean(y, { axes: [1, 2] }), p)
+      const loss = ops.mean(ops.square(logits))
+      differentiate(graph, loss, [x, d, p]).forEach((gradient, i) => graph.output(`g${i}`, gradient!))
+      graph.output('loss', loss)
+    }
+    const { main } = compileGraph(trace(build), { ...target, tensorFloat: true }, { precision: 'tf32' })
+    const { buffers, calls } = main.program
+    expect(buffers.every(({ dtype }) => dtype === 'float32')).toBe(true)
+    const marked = calls.filter(({ attributes }) => attributes.precision === 'tf32')
+    expect(new Set(marked.map(({ kernel }) => kernel))).toEqual(
+      new Set(['pointwiseConv2d', 'pointwiseConv2dInputGradient', 'pointwiseConv2dFilterGradient']),
+    )
+    for (const { inputs } of marked) expect(buffers[inputs[0]!]!.shape).toHaveLength(4)
+    expect(calls.length).toBeGreaterThan(marked.length + 3)
   })
 
   it('rounds on the reference exactly what is stored', async () => {

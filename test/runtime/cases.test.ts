@@ -8,7 +8,8 @@ import { Cases, makers, reference } from './cases.js'
 const DRAWS = 120
 /**
  * What has one value: the width of a panel is the executor's, pairs are bfloat16's (bfloat16.test.ts), pools share the geometry of
- * convolutions but are not dilated, and updates that move averages too exist on cuda alone (test/cuda/average.test.ts).
+ * convolutions but are not dilated. On cuda alone: updates that move averages too (test/cuda/average.test.ts), separable convolutions
+ * that emit statistics (test/cuda/separable.test.ts).
  */
 const FIXED: Readonly<Record<string, readonly string[]>> = {
   packFilter: ['panel', 'pair'],
@@ -16,6 +17,7 @@ const FIXED: Readonly<Record<string, readonly string[]>> = {
   maxPool2dGradient: ['dilations'],
   avgPool2d: ['dilations'],
   avgPool2dGradient: ['dilations'],
+  separableConv2d: ['statistics'],
   sgdUpdate: ['averaged'],
   rmspropUpdate: ['averaged'],
   adamUpdate: ['averaged'],

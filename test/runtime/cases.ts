@@ -59,10 +59,20 @@ export class Cases {
     const ow = Math.floor((w + padding[2]! + padding[3]! - ew) / sw!) + 1
     return { n: this.whole(1, 2), h, w, kh: kh!, kw: kw!, oh, ow, geometry: { strides: [sh!, sw!], dilations: [dh!, dw!], padding } }
   }
+  /** A window for pools: not dilated, padding smaller than it. */
+  pool(): ReturnType<Cases['window']> {
+    const made = this.window()
+    const { kh, kw, geometry } = made
+    const fits = String(geometry.dilations) === '1,1' && geometry.padding.every((p, i) => p < (i < 2 ? kh : kw))
+    return fits ? made : this.pool()
+  }
   channels(): number {
     return this.pick(1, 3, 4, 7, 8, 16, 17, 24, 33, 64, 72)
   }
 }
+
+/** Ops that passes make for the CUDA executor alone. */
+export const CUDA_ONLY: ReadonlySet<string> = new Set(['separableConv2dPointwiseGradient'])
 
 /** Inputs that are stored like the activations; the others are float32 per channel. */
 export const STORED: Readonly<Record<string, readonly number[]>> = {
@@ -76,6 +86,7 @@ export const STORED: Readonly<Record<string, readonly number[]>> = {
   pointwiseConv2dInputGradient: [0, 1, 2],
   pointwiseConv2dFilterGradient: [0, 1],
   separableConv2d: [0, 1, 2, 8],
+  separableConv2dPointwiseGradient: [0, 1, 2],
   packFilter: [0],
   batchNormStatistics: [0],
   scaleShift: [0, 3],
@@ -99,6 +110,23 @@ export const STORED: Readonly<Record<string, readonly number[]>> = {
   broadcastTo: [0],
   copy: [0],
 }
+
+/** Of unary and its gradient. */
+const FUNCTIONS = [
+  'relu',
+  'elu',
+  'negate',
+  'exp',
+  'log',
+  'sqrt',
+  'reciprocalSqrt',
+  'square',
+  'abs',
+  'sigmoid',
+  'tanh',
+  'reciprocal',
+  'sign',
+]
 
 type Maker = (c: Cases) => Omit<Case, 'kernel'>
 
@@ -130,6 +158,12 @@ const packed = (filter: HostTensor, panel: number): HostTensor =>
 const flat = ({ shape, data }: HostTensor): HostTensor => ({ shape: [data.length / shape.at(-1)!, shape.at(-1)!], data })
 
 const scalar = (x: number): HostTensor => ({ shape: [], data: Float32Array.of(x) })
+
+/** Rate, flag and gradient scale of an update, then two groups of tensors. */
+const twoGroups = (c: Cases, group: (n: number) => HostTensor[]): HostTensor[] => {
+  const [a, b] = [c.whole(1, 300), c.whole(1, 40)]
+  return [scalar(0.1), scalar(c.whole(0, 1)), scalar(0.5), ...group(a), ...group(b)]
+}
 
 /** One maker per kernel; `panel` is the executor's. */
 export const makers = (panel: number): Readonly<Record<string, Maker>> => ({
@@ -274,6 +308,15 @@ export const makers = (panel: number): Readonly<Record<string, Maker>> => ({
       },
     }
   },
+  separableConv2dPointwiseGradient(c) {
+    const { n, h, w, kh, kw, oh, ow, geometry } = c.window()
+    const [ch, m, cout] = [c.channels(), c.pick(1, 1, 1, 2), c.channels()]
+    const optional = (size: number) => c.maybe(() => c.float(size))
+    return {
+      inputs: [c.float(n, h, w, ch), c.float(kh, kw, ch, m), c.float(n, oh, ow, cout), optional(ch), optional(ch), optional(ch * m)],
+      attributes: { ...geometry, inputActivation: c.activation(), intermediateActivation: c.activation() },
+    }
+  },
   packFilter: (c) => ({ inputs: [c.float(c.whole(1, 70), c.whole(1, 70))], attributes: { panel: panel || c.pick(16, 24) } }),
   batchNormStatistics: (c) => ({ inputs: [c.float(c.whole(2, 9), c.whole(1, 40), c.channels())], attributes: {} }),
   batchNormCoefficients(c) {
@@ -298,42 +341,14 @@ export const makers = (panel: number): Readonly<Record<string, Maker>> => ({
     }
   },
   unary(c) {
-    const name = c.pick(
-      'relu',
-      'elu',
-      'negate',
-      'exp',
-      'log',
-      'sqrt',
-      'reciprocalSqrt',
-      'square',
-      'abs',
-      'sigmoid',
-      'tanh',
-      'reciprocal',
-      'sign',
-    )
+    const name = c.pick(...FUNCTIONS)
     return {
       inputs: [/log|sqrt|Sqrt|reciprocal/.test(name) ? c.positive(c.whole(1, 300)) : c.float(c.whole(1, 300))],
       attributes: { function: name },
     }
   },
   unaryGradient(c) {
-    const name = c.pick(
-      'relu',
-      'elu',
-      'negate',
-      'exp',
-      'log',
-      'sqrt',
-      'reciprocalSqrt',
-      'square',
-      'abs',
-      'sigmoid',
-      'tanh',
-      'reciprocal',
-      'sign',
-    )
+    const name = c.pick(...FUNCTIONS)
     const n = c.whole(1, 300)
     return { inputs: [c.float(n), /log|sqrt|Sqrt|reciprocal/.test(name) ? c.positive(n) : c.float(n)], attributes: { function: name } }
   },
@@ -377,8 +392,7 @@ export const makers = (panel: number): Readonly<Record<string, Maker>> => ({
     attributes: { rate: c.pick(0, 0.1, 0.5, 0.9), seed: c.whole(0, 9), stream: c.whole(0, 9) },
   }),
   maxPool2d(c) {
-    const { n, h, w, kh, kw, oh, ow, geometry } = c.window()
-    if (String(geometry.dilations) !== '1,1' || geometry.padding.some((p, i) => p >= (i < 2 ? kh : kw))) return makers(panel).maxPool2d!(c)
+    const { n, h, w, kh, kw, oh, ow, geometry } = c.pool()
     const ch = c.channels()
     return {
       inputs: [c.float(n, h, w, ch), c.maybe(() => c.float(n, oh, ow, ch))],
@@ -386,9 +400,7 @@ export const makers = (panel: number): Readonly<Record<string, Maker>> => ({
     }
   },
   maxPool2dGradient(c) {
-    const { n, h, w, kh, kw, oh, ow, geometry } = c.window()
-    if (String(geometry.dilations) !== '1,1' || geometry.padding.some((p, i) => p >= (i < 2 ? kh : kw)))
-      return makers(panel).maxPool2dGradient!(c)
+    const { n, h, w, kh, kw, oh, ow, geometry } = c.pool()
     const ch = c.channels()
     return {
       inputs: [c.float(n, oh, ow, ch), c.float(n, h, w, ch)],
@@ -396,17 +408,14 @@ export const makers = (panel: number): Readonly<Record<string, Maker>> => ({
     }
   },
   avgPool2d(c) {
-    const { n, h, w, kh, kw, geometry } = c.window()
-    if (String(geometry.dilations) !== '1,1' || geometry.padding.some((p, i) => p >= (i < 2 ? kh : kw))) return makers(panel).avgPool2d!(c)
+    const { n, h, w, kh, kw, geometry } = c.pool()
     return {
       inputs: [c.float(n, h, w, c.channels())],
       attributes: { windowSize: [kh, kw], strides: geometry.strides, padding: geometry.padding, countPadding: c.pick(true, false) },
     }
   },
   avgPool2dGradient(c) {
-    const { n, h, w, kh, kw, oh, ow, geometry } = c.window()
-    if (String(geometry.dilations) !== '1,1' || geometry.padding.some((p, i) => p >= (i < 2 ? kh : kw)))
-      return makers(panel).avgPool2dGradient!(c)
+    const { n, h, w, kh, kw, oh, ow, geometry } = c.pool()
     return {
       inputs: [c.float(n, oh, ow, c.channels())],
       attributes: {
@@ -481,17 +490,16 @@ export const makers = (panel: number): Readonly<Record<string, Maker>> => ({
   },
   globalNorm: (c) => ({ inputs: [c.float(c.whole(1, 300)), c.float(3, 5)], attributes: {} }),
   sgdUpdate(c) {
-    const [a, b] = [c.whole(1, 300), c.whole(1, 40)]
+    const group = (n: number) => [c.float(n), c.float(n), c.float(n)]
     return {
-      inputs: [scalar(0.1), scalar(c.whole(0, 1)), scalar(0.5), c.float(a), c.float(a), c.float(a), c.float(b), c.float(b), c.float(b)],
+      inputs: twoGroups(c, group),
       attributes: { momentum: c.pick(0.9, 0.5), nesterov: c.pick(true, false), weightDecay: c.pick([0.01, 0], [0, 0.1]) },
     }
   },
   rmspropUpdate(c) {
-    const [a, b] = [c.whole(1, 300), c.whole(1, 40)]
     const group = (n: number) => [c.float(n), c.positive(n), c.float(n), c.float(n)]
     return {
-      inputs: [scalar(0.1), scalar(c.whole(0, 1)), scalar(0.5), ...group(a), ...group(b)],
+      inputs: twoGroups(c, group),
       attributes: {
         decay: c.pick(0.9, 0.99),
         momentum: c.pick(0, 0.9),
@@ -529,6 +537,10 @@ const rounded = (tensor: HostTensor): HostTensor => ({
   dtype: 'bfloat16',
   data: Float32Array.from(tensor.data, (x) => fromBfloat16(toBfloat16(x))),
 })
+
+/** Calls of the ops that the CPU executor has. */
+export const cpuMakers = (all: Readonly<Record<string, Maker>>): Readonly<Record<string, Maker>> =>
+  Object.fromEntries(Object.entries(all).filter(([kernel]) => !CUDA_ONLY.has(kernel)))
 
 /** The same calls with bfloat16 where activations and filters are stored ({@link STORED}), packed in pairs. */
 export function bfloat16Makers(panel: number): Readonly<Record<string, Maker>> {

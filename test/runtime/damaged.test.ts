@@ -2,7 +2,7 @@
 
 import { describe } from 'vitest'
 import { NativeCpuExecutor, nativeExecutors } from '../../src/runtime/executors/native.js'
-import { bfloat16Makers, makers } from './cases.js'
+import { bfloat16Makers, cpuMakers, makers } from './cases.js'
 import { testDamagedCalls } from './damaged.js'
 
 const available = nativeExecutors().some(({ name, available: ready }) => name === 'cpu' && ready)
@@ -10,6 +10,6 @@ const available = nativeExecutors().some(({ name, available: ready }) => name ==
 describe.skipIf(!available)('damaged calls', () => {
   const executor = new NativeCpuExecutor({ threads: 1 })
   const { panel } = executor.target
-  describe('float32', () => testDamagedCalls(executor, makers(panel)))
-  describe('bfloat16', () => testDamagedCalls(executor, bfloat16Makers(panel)))
+  describe('float32', () => testDamagedCalls(executor, cpuMakers(makers(panel))))
+  describe('bfloat16', () => testDamagedCalls(executor, cpuMakers(bfloat16Makers(panel))))
 })

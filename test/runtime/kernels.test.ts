@@ -2,7 +2,7 @@ import { describe, expect, it } from 'vitest'
 import { opDefinitions } from '../../src/graph/op.js'
 import { NativeCpuExecutor, nativeExecutors } from '../../src/runtime/executors/native.js'
 import { relativeError, runCall } from '../../src/runtime/verify.js'
-import { Cases, makers, reference } from './cases.js'
+import { Cases, cpuMakers, makers, reference } from './cases.js'
 
 const cpu = nativeExecutors().find(({ name }) => name === 'cpu')!
 /** Every instruction set that this machine and build run; SEPCONV_WIDE=1 builds also have the 512-bit tiling on 256-bit instructions. */
@@ -39,7 +39,7 @@ describe.skipIf(!cpu.available)('CPU kernels against the reference', () => {
 
   describe.each(sets)('%s', (isa) => {
     const executor = new NativeCpuExecutor({ isa, threads: 2 })
-    const all = makers(executor.target.panel)
+    const all = cpuMakers(makers(executor.target.panel))
     it.each(Object.keys(all))('%s', (kernel) => {
       for (let round = 0; round < ROUNDS; round++) {
         const made = { kernel, ...all[kernel]!(new Cases(1000 * round + kernel.length)) }

@@ -100,15 +100,4 @@ __device__ __forceinline__ uint32_t reluPair(uint32_t pair) {
 #endif
 }
 
-// max(x, 0); NaN stays NaN.
-__device__ __forceinline__ float reluKeepingNaN(float x) {
-#if defined(__CUDACC__)
-  float result;
-  asm("max.NaN.f32 %0, %1, %2;" : "=f"(result) : "f"(x), "f"(0.f));
-  return result;
-#else
-  return x > 0.f || x != x ? x : 0.f;
-#endif
-}
-
 }  // namespace sepconv::arch

@@ -8,7 +8,7 @@
 namespace sepconv::cuda {
 
 __device__ __forceinline__ float activate(float x, Activation activation) {
-  if (activation == Activation::relu) return x > 0.f ? x : (x == x ? 0.f : x);  // NaN stays NaN
+  if (activation == Activation::relu) return arch::reluKeepingNaN(x);
   if (activation == Activation::elu) return x > 0.f ? x : expm1f(x);
   return x;
 }

@@ -39,14 +39,26 @@ template <bool IN_MEMORY>
 using Mma64x64 = std::conditional_t<IN_MEMORY, MmaTile<64, 64, 2, 4>, MmaTile<64, 64, 4, 2>>;
 constexpr int mmaStages = 3;
 
-// One operand's tile of LINES x Format::depth in shared memory.
-template <class T, class Format, class Operand, int LINES>
-class MmaOperand {
- public:
-  static constexpr bool contiguous = Operand::depthContiguous;
+// One operand's tile of LINES x Format::depth in shared memory, as memory has it: [line][depth] or [depth][line].
+template <class Format, bool CONTIGUOUS, int LINES>
+struct MmaLayout {
+  static constexpr bool contiguous = CONTIGUOUS;
   static constexpr int pitch = contiguous ? Format::depth + Format::depthPadding : LINES + Format::linePadding;
   static constexpr int elements = pitch * (contiguous ? LINES : Format::depth);
+  // Where the element (line, depth) of a stage lies.
+  static __device__ __forceinline__ int at(int stage, int line, int depth) {
+    return stage * elements + (contiguous ? line * pitch + depth : depth * pitch + line);
+  }
+};
 
+// An operand in memory: copied.
+template <class T, class Format, class Operand, int LINES>
+class MmaCopied : public MmaLayout<Format, Operand::depthContiguous, LINES> {
+  using Layout = MmaLayout<Format, Operand::depthContiguous, LINES>;
+  using Element = typename Format::Element;
+
+ public:
+  using Layout::contiguous;
   __device__ __forceinline__ void open(const Operand& operand, int64_t first, int64_t lines, int group) {
     group_ = group;
     along_ = arch::threadIndex() % vectors * Format::vector;
@@ -61,26 +73,21 @@ class MmaOperand {
   }
 
   // Starts the copies of the tile at depth k0.
-  __device__ __forceinline__ void issue(const Operand& operand, const arch::Shared<typename Format::Element>& tile,
-                                        int stage, int k0, int end) const {
+  __device__ __forceinline__ void issue(const Operand& operand, const arch::Shared<Element>& tile, int stage, int k0,
+                                        int end) const {
     if constexpr (contiguous) {
       const auto depth = depthOf(operand, k0 + along_, k0 + along_ < end, group_);
       ARCH_UNROLL
       for (int i = 0; i < loads; ++i)
-        move(operand, tile, stage * elements + (across_ + i * step) * pitch + along_, lines_[i], depth);
+        copy(operand, tile, Layout::at(stage, across_ + i * step, along_), lines_[i], depth);
     } else {
       ARCH_UNROLL
       for (int i = 0; i < loads; ++i) {
         const int k = k0 + across_ + i * step;
-        move(operand, tile, stage * elements + (across_ + i * step) * pitch + along_, lines_[0],
+        copy(operand, tile, Layout::at(stage, along_, across_ + i * step), lines_[0],
              depthOf(operand, k, k < end, group_));
       }
     }
-  }
-
-  // Where the element (line, depth) of a stage lies.
-  static __device__ __forceinline__ int at(int stage, int line, int depth) {
-    return stage * elements + (contiguous ? line * pitch + depth : depth * pitch + line);
   }
 
  private:
@@ -88,40 +95,77 @@ class MmaOperand {
                        loads = (contiguous ? LINES : Format::depth) / step;
   static_assert(T::threads % vectors == 0 && (contiguous ? LINES : Format::depth) % step == 0,
                 "threads cover the tile evenly");
-  static_assert(!contiguous || (vectors == 4 && pitch * sizeof(typename Format::Element) == 80 && step % 8 == 0),
+  static_assert(!contiguous || (vectors == 4 && Layout::pitch * sizeof(Element) == 80 && step % 8 == 0),
                 "the order of lines is made for these");
 
-  static __device__ __forceinline__ void move(const Operand& operand,
-                                              const arch::Shared<typename Format::Element>& tile, int to,
+  static __device__ __forceinline__ void copy(const Operand& operand, const arch::Shared<Element>& tile, int to,
                                               const typename Operand::Line& line,
                                               const typename Operand::Depth& depth) {
-    using Element = typename Format::Element;
-    if constexpr (Operand::inMemory) {
-      int64_t index;
-      const bool valid = operand.locate(line, depth, index);
-      arch::copyAsync<Format::vector>(
-          tile, to, arch::Global<const Element>{static_cast<const Element*>(operand.x.data), operand.x.count}, index,
-          valid);
-    } else {
-      arch::Vec<Element, Format::vector> values;
-      ARCH_UNROLL
-      for (int i = 0; i < Format::vector; i += 4) {
-        const Floats<4> four = operand.template compute<4>(line, operand.after(depth, i));
-        ARCH_UNROLL
-        for (int e = 0; e < 4; ++e) {
-          if constexpr (Format::vector == 8)
-            values[i + e] = arch::toBfloat16(four[e]);
-          else
-            values[i + e] = four[e];
-        }
-      }
-      tile.template store<Format::vector>(to, values);
-    }
+    int64_t index;
+    const bool valid = operand.locate(line, depth, index);
+    arch::copyAsync<Format::vector>(
+        tile, to, arch::Global<const Element>{static_cast<const Element*>(operand.x.data), operand.x.count}, index,
+        valid);
   }
 
   int group_, along_, across_;
   typename Operand::Line lines_[contiguous ? loads : 1];
 };
+
+// An operand that is computed: a thread makes four channels of a strip of four pixels that follow each other. That is
+// less than one task per thread, so the warps take turns from step to step while the others multiply.
+template <class T, class Format, class Operand, int LINES>
+class MmaComputed : public MmaLayout<Format, Operand::depthContiguous, LINES> {
+  using Layout = MmaLayout<Format, Operand::depthContiguous, LINES>;
+  using Element = typename Format::Element;
+
+ public:
+  using Layout::contiguous;  // pixels are lines, channels depth
+
+ private:
+  static constexpr int groups = (contiguous ? Format::depth : LINES) / 4,
+                       tasks = groups * (contiguous ? LINES : Format::depth) / Operand::strip;
+  static constexpr int turns = T::threads / tasks;
+  static_assert(T::threads % tasks == 0 && tasks % 32 == 0, "whole warps take turns");
+
+ public:
+  __device__ __forceinline__ void open(const Operand&, int64_t first, int64_t lines, int) {
+    first_ = static_cast<int>(first);
+    lines_ = static_cast<int>(lines);
+    const int task = arch::threadIndex() % tasks;
+    channel_ = task % groups * 4;
+    pixel_ = task / groups * Operand::strip;
+    turn_ = arch::threadIndex() / tasks;
+  }
+
+  __device__ __forceinline__ void issue(const Operand& operand, const arch::Shared<Element>& tile, int stage, int k0,
+                                        int end) const {
+    if (k0 / Format::depth % turns != turn_) return;
+    const int channel = (contiguous ? k0 : first_) + channel_, pixel = (contiguous ? first_ : k0) + pixel_;
+    const bool inside = channel < (contiguous ? end : lines_);
+    operand.template computeStrip<Element>(
+        pixel, contiguous ? lines_ : end, inside ? channel : -1, [&](int i, const Floats<4>& values) {
+          const int to = contiguous ? Layout::at(stage, pixel_ + i, channel_) : Layout::at(stage, channel_, pixel_ + i);
+          arch::Vec<Element, 4> stored;
+          ARCH_UNROLL
+          for (int e = 0; e < 4; ++e) {
+            if constexpr (Format::vector == 8)
+              stored[e] = arch::toBfloat16(values[e]);
+            else
+              stored[e] = values[e];
+          }
+          tile.template store<4>(to, stored);
+        });
+  }
+
+ private:
+  int first_, lines_;  // of the tile, of the operand; at least 8 channels share the 2^31 elements
+  int channel_, pixel_, turn_;
+};
+
+template <class T, class Format, class Operand, int LINES>
+using MmaOperand =
+    std::conditional_t<Operand::inMemory, MmaCopied<T, Format, Operand, LINES>, MmaComputed<T, Format, Operand, LINES>>;
 
 // The fragments of 16 lines of A, or of 16 lines of B (two products wide), at depth k; lane l of the warp.
 template <class Format, class Tile, bool B>
@@ -210,13 +254,15 @@ __global__ void __launch_bounds__(T::threads, T::minBlocks)
       }
       arch::commitCopies();  // empty groups keep the count
     };
-    ARCH_UNROLL
-    for (int step = 0; step < mmaStages - 1; ++step) issue(step);
+    // One place that issues: an operand that is computed is code of its own.
     ARCH_NO_UNROLL
-    for (int step = 0; step < steps; ++step) {
-      arch::waitCopies<mmaStages - 2>();
-      arch::syncThreads();  // this stage is complete for all; nobody reads the one before it any more
+    for (int step = 1 - mmaStages; step < steps; ++step) {
+      if (step >= 0) {
+        arch::waitCopies<mmaStages - 2>();
+        arch::syncThreads();  // this stage is complete for all; nobody reads the one before it any more
+      }
       issue(step + mmaStages - 1);
+      if (step < 0) continue;
       const int stage = step % mmaStages;
       ARCH_UNROLL
       for (int k = 0; k < Format::depth; k += Format::instructionDepth) {

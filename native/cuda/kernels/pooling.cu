@@ -43,6 +43,14 @@ __device__ __forceinline__ Span spanOf(int o, int stride, int before, int kernel
   const int start = o * stride - before, end = start + kernel;
   return {start < 0 ? 0 : start, end > size ? size : end};
 }
+// Rows and columns of x in the window of an output.
+struct Area {
+  Span rows, columns;
+};
+__device__ __forceinline__ Area areaOf(const Window& w, int oy, int ox) {
+  return {spanOf(oy, w.strideHeight, w.top, w.kernelHeight, w.height),
+          spanOf(ox, w.strideWidth, w.left, w.kernelWidth, w.width)};
+}
 // Outputs whose window covers input `i`: [first, end).
 __device__ __forceinline__ Span windowsOver(int i, int stride, int before, int kernel, int outputs) {
   const int last = (i + before) / stride, reach = i + before - kernel + 1;
@@ -54,8 +62,7 @@ __device__ __forceinline__ Span windowsOver(int i, int stride, int before, int k
 template <int VECTOR, class Body>
 __device__ __forceinline__ void overWindow(const PoolParameters& p, const Position& at, const Body& body) {
   const Window& w = p.window;
-  const Span rows = spanOf(at.y, w.strideHeight, w.top, w.kernelHeight, w.height);
-  const Span columns = spanOf(at.x, w.strideWidth, w.left, w.kernelWidth, w.width);
+  const auto [rows, columns] = areaOf(w, at.y, at.x);
   ARCH_NO_UNROLL
   for (int y = rows.first; y < rows.end; ++y) {
     ARCH_NO_UNROLL
@@ -107,8 +114,7 @@ __global__ void __launch_bounds__(gridThreads) maxPoolGradient(const __grid_cons
   const Floats<VECTOR> own = p.x.load<VECTOR>(to);
   Floats<VECTOR> sum = filled<VECTOR>(0.f);
   overWindows(p, at, [&](int oy, int ox) {
-    const Span rows = spanOf(oy, w.strideHeight, w.top, w.kernelHeight, w.height);
-    const Span columns = spanOf(ox, w.strideWidth, w.left, w.kernelWidth, w.width);
+    const auto [rows, columns] = areaOf(w, oy, ox);
     const int width = columns.end - columns.first, positions = (rows.end - rows.first) * width;
     uint32_t beaten = 0;  // a bit per channel
     ARCH_NO_UNROLL
@@ -134,8 +140,7 @@ __global__ void __launch_bounds__(gridThreads) maxPoolGradient(const __grid_cons
 __device__ __forceinline__ float shareOf(const PoolParameters& p, int oy, int ox) {
   const Window& w = p.window;
   if (p.countPadding) return 1.f / static_cast<float>(w.kernelHeight * w.kernelWidth);
-  const Span rows = spanOf(oy, w.strideHeight, w.top, w.kernelHeight, w.height);
-  const Span columns = spanOf(ox, w.strideWidth, w.left, w.kernelWidth, w.width);
+  const auto [rows, columns] = areaOf(w, oy, ox);
   return 1.f / static_cast<float>((rows.end - rows.first) * (columns.end - columns.first));
 }
 

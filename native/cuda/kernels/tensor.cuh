@@ -21,6 +21,18 @@ __device__ __forceinline__ Floats<N> filled(float value) {
   return result;
 }
 
+template <int N>
+__device__ __forceinline__ Floats<N> toFloats(const arch::Vec<arch::Bfloat16, N>& stored) {
+  Floats<N> result;
+  ARCH_UNROLL
+  for (int i = 0; i < N; ++i) result[i] = arch::toFloat(stored[i]);
+  return result;
+}
+template <int N>
+__device__ __forceinline__ Floats<N> toFloats(const Floats<N>& stored) {
+  return stored;
+}
+
 struct AnyInput {
   const void* data;
   int64_t count;  // elements
@@ -33,11 +45,7 @@ struct AnyInput {
     if (dtype == DType::float32)
       return arch::Global<float>{static_cast<float*>(const_cast<void*>(data)), count}.load<N>(index);
     const arch::Global<arch::Bfloat16> half{static_cast<arch::Bfloat16*>(const_cast<void*>(data)), count};
-    const arch::Vec<arch::Bfloat16, N> bits = half.load<N>(index);
-    Floats<N> result;
-    ARCH_UNROLL
-    for (int i = 0; i < N; ++i) result[i] = arch::toFloat(bits[i]);
-    return result;
+    return toFloats(half.load<N>(index));
   }
 };
 

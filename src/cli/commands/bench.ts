@@ -2,7 +2,7 @@
 
 import { readFile } from 'node:fs/promises'
 import { Command } from 'commander'
-import type { Precision } from '../../graph/passes/storage.js'
+import { PRECISIONS, type Precision } from '../../graph/precision.js'
 import type { KernelName, KernelReport, KernelResult } from '../../bench/kernels.js'
 import { SepconvError } from '../../errors.js'
 import {
@@ -34,7 +34,7 @@ interface KernelSettings extends Common {
   op?: KernelResult['op'][]
   pass: KernelResult['pass'][]
   batch: number
-  precision?: ('float32' | 'tf32' | 'bfloat16')[]
+  precision?: Precision[]
   threads?: number
   nearest?: boolean
   details?: boolean
@@ -46,7 +46,7 @@ interface ModelSettings extends Common, Record<string, unknown> {
   task: ('inference' | 'train')[]
   batch: number[]
   threads?: number[]
-  precision: Precision[]
+  precision?: Precision[]
 }
 
 const sampling = (command: Command): Command =>
@@ -92,11 +92,7 @@ const kernelsCommand = (): Command =>
       )
       .option('--pass <list>', 'forward, data, filter (gradients)', list(oneOf('forward', 'data', 'filter')), ['forward', 'data', 'filter'])
       .option('--batch <n>', 'pictures', wholeNumber(), 1)
-      .option(
-        '--precision <list>',
-        'float32, tf32, bfloat16 (default: all on a GPU, float32 elsewhere)',
-        list(oneOf('float32', 'tf32', 'bfloat16')),
-      )
+      .option('--precision <list>', 'float32, tf32, bfloat16 (default: all on a GPU, float32 elsewhere)', list(oneOf(...PRECISIONS)))
       .addOption(threadsOption())
       .option('--details', 'a row per kernel, with its rates and its share of the roofline')
       .option('--compare <file>', 'set the results beside those of an earlier run, a file that --out wrote'),
@@ -117,7 +113,7 @@ const modelCommand = (): Command =>
         .option('--task <list>', 'inference, train', list(oneOf('inference', 'train')), ['inference', 'train'])
         .option('--batch <list>', 'pictures per batch', list(wholeNumber()), [1, 8])
         .option('--threads <list>', 'threads of the cpu device (default: one per core)', list(threadCount))
-        .option('--precision <list>', 'storage of feature maps: float32, bfloat16', list(oneOf('float32', 'bfloat16')), ['float32'])
+        .option('--precision <list>', 'float32, tf32, bfloat16 (default: all on a GPU, float32 elsewhere)', list(oneOf(...PRECISIONS)))
         .option('--memory-limit <MiB>', 'most scratch memory of a training step', wholeNumber()),
     ),
   )

@@ -1,6 +1,7 @@
 /** `sepconv verify`: runs a model's programs call by call on a device and on the reference, or another device, and compares. */
 
 import { Command } from 'commander'
+import type { Precision } from '../../graph/precision.js'
 import type { VerifyRow } from '../../runtime/verify.js'
 import {
   addModelOptions,
@@ -25,7 +26,7 @@ interface Settings extends DeviceSettings, Record<string, unknown> {
   batch: number
   against?: string
   size?: number
-  precision?: 'float32' | 'bfloat16'
+  precision?: Precision
   seed: number
   json?: boolean
 }

@@ -4,21 +4,17 @@
  *   conv(x, w)        → conv(cast x, cast w)       float32 maps are cast down, once per value
  *   relu, pools, …    → bfloat16 where an operand is
  *   everything else   → float32: vectors (pooled features, dense layers, logits), losses, statistics, parameters, updates, outputs
+ * With `'tf32'` everything is stored as float32, and the products of feature maps are marked instead: attribute `precision`.
  * Runs after the fusions: what never reaches memory is never rounded, and folded filters are rounded once.
  */
 
 import { SepconvError } from '../../errors.js'
 import { definitionOf, Graph, type Node, type Value } from '../graph.js'
 import { opDefinition } from '../op.js'
-import { copyLeaf, eliminateDeadCode } from '../rewrite.js'
+import { copyLeaf, eliminateDeadCode, rewrite } from '../rewrite.js'
+import { PRECISIONS, type Precision } from '../precision.js'
 import type { Target } from '../target.js'
 import type { DType } from '../types.js'
-
-/** What feature maps are stored in; arithmetic is float32 in both. */
-export type Precision = 'float32' | 'bfloat16'
-
-/** Every {@link Precision}, the default first. */
-export const PRECISIONS: readonly Precision[] = ['float32', 'bfloat16']
 
 /** @throws ERR_ARGUMENT unless `precision` is known or absent. */
 export function checkPrecision(subject: string, precision: unknown): void {
@@ -30,12 +26,14 @@ export function checkPrecision(subject: string, precision: unknown): void {
   })
 }
 
-/** @throws ERR_DEVICE unless the target stores feature maps so. */
+/** @throws ERR_DEVICE unless the target stores and multiplies feature maps so. */
 export function checkStorage(precision: Precision, target: Target): void {
-  if (target.dtypes.includes(precision)) return
-  throw new SepconvError('ERR_DEVICE', `precision '${precision}': device '${target.name}' stores ${target.dtypes.join(', ')} only`, {
+  const takes = (name: Precision) => (name === 'tf32' ? target.tensorFloat === true : target.dtypes.includes(name))
+  if (takes(precision)) return
+  const expected = PRECISIONS.filter(takes)
+  throw new SepconvError('ERR_DEVICE', `precision '${precision}': device '${target.name}' takes ${expected.join(', ')} only`, {
     subject: 'precision',
-    expected: PRECISIONS.filter((name) => target.dtypes.includes(name)),
+    expected,
     given: precision,
   })
 }
@@ -77,6 +75,7 @@ const FUNCTIONS: ReadonlySet<string> = new Set(['relu', 'elu', 'add'])
 export function assignStorage(graph: Graph, precision: Precision, target: Target): Graph {
   if (precision === 'float32') return graph
   checkStorage(precision, target)
+  if (precision === 'tf32') return markProducts(graph)
   const out = new Graph()
   const map = new Map<Value, Value>()
   const casts = new Map<Value, Value>()
@@ -111,6 +110,16 @@ export function assignStorage(graph: Graph, precision: Precision, target: Target
       return out.emit(definitionOf(node), cast, node.attributes, node.scope)
     })
   }
+}
+
+/** Products of feature maps with the attribute `precision`; those of vectors (dense layers) stay exact, as they do in bfloat16. */
+function markProducts(graph: Graph): Graph {
+  return rewrite(graph, (node, inputs, out) => {
+    const product = /^(conv2d|pointwiseConv2d)/.test(node.name) && node.inputs[0]?.shape.length === 4
+    return product && node.inputs[0]!.dtype === 'float32'
+      ? out.emit(definitionOf(node), inputs, { ...node.attributes, precision: 'tf32' }, node.scope)
+      : undefined
+  })
 }
 
 /** The inputs of a node that are to be bfloat16; `inputs` are the values that its own will become. */

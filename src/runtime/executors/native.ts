@@ -6,7 +6,8 @@
 import { availableParallelism } from 'node:os'
 import { type ErrorCode, SepconvError } from '../../errors.js'
 import type { Attributes } from '../../graph/graph.js'
-import type { Target } from '../../graph/target.js'
+import { separablePays } from '../../graph/separableCost.js'
+import type { SeparableShape, Target } from '../../graph/target.js'
 import type { DType, TensorType } from '../../graph/types.js'
 import type { Binding, DeviceMemory, Executor, LoadedProgram, RunOptions } from '../executor.js'
 import {
@@ -162,9 +163,15 @@ export class NativeDeviceExecutor implements Executor {
       name: name === 'cpu' ? 'cpu' : 'cuda',
       dtypes: dtypes as DType[],
       cacheBytes,
-      fusesAverage: name !== 'cpu',
       panel,
-      fusesSeparable: () => true,
+      ...(name === 'cpu'
+        ? { fusesSeparable: () => true }
+        : {
+            tensorFloat: true,
+            fusesAverage: true,
+            fusesSeparable: (shape: SeparableShape) => separablePays(shape, false),
+            recomputesSeparable: (shape: SeparableShape) => separablePays(shape, true),
+          }),
       workspaceBytes: (
         kernel: string,
         inputs: readonly (TensorType | null)[],

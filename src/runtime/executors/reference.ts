@@ -15,6 +15,8 @@ import { fromBfloat16, toBfloat16 } from '../tensor.js'
 export const referenceTarget: Target = {
   name: 'reference',
   dtypes: ['float32', 'bfloat16', 'int32', 'uint8'],
+  // What is computed more exactly than asked for.
+  tensorFloat: true,
   cacheBytes: 0,
   panel: 0,
   fusesSeparable: () => false,
