@@ -1,6 +1,6 @@
 // The addon's exports: version, executors(), openExecutor(name, {threads, isa}), mapFile(path), and for benchmarks
-// cudaLibraries(), peakGflops(isa, threads) and copyGbps(bytes, threads). No device is touched before executors() or
-// openExecutor() is called.
+// cudaLibraries(), peakGflops(isa, threads, bfloat16) and copyGbps(bytes, threads). No device is touched before
+// executors() or openExecutor() is called.
 #include <napi.h>
 
 #include "../cpu/probe.h"
@@ -61,7 +61,9 @@ Napi::Value peakGflops(const Napi::CallbackInfo& info) {
   return guarded(info.Env(), [&] {
     if (!info[0].IsString())
       throw Error("ERR_ARGUMENT", "peakGflops takes the name of an instruction set and a number of threads");
-    return Napi::Number::New(info.Env(), cpu::peakGflops(info[0].As<Napi::String>().Utf8Value(), toThreads(info[1])));
+    const bool bfloat16 = info[2].IsBoolean() && info[2].As<Napi::Boolean>().Value();
+    return Napi::Number::New(info.Env(),
+                             cpu::peakGflops(info[0].As<Napi::String>().Utf8Value(), toThreads(info[1]), bfloat16));
   });
 }
 

@@ -12,6 +12,10 @@
 #include <thread>
 #include <vector>
 
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
 namespace sepconv::cpu {
 
 namespace {
@@ -39,7 +43,7 @@ inline __attribute__((always_inline)) float chains(float seed) {
 
 struct Arithmetic {
   float (*run)(float);
-  int width;  // floats per vector
+  int width;  // multiply-adds per instruction
 };
 
 typedef float Vector16 __attribute__((vector_size(16)));
@@ -52,14 +56,27 @@ __attribute__((target("avx2,fma"))) float runAvx2(float seed) { return chains<Ve
 __attribute__((target("avx512f,avx512vl,fma,prefer-vector-width=512"))) float runAvx512(float seed) {
   return chains<Vector64>(seed);
 }
+__attribute__((target("avx512f,avx512vl,avx512bw,avx512bf16,prefer-vector-width=512"))) float runDots(float seed) {
+  __m512 sums[kChains];
+  for (int i = 0; i < kChains; ++i) sums[i] = _mm512_set1_ps(seed + static_cast<float>(i));
+  const __m512bh factor = _mm512_cvtne2ps_pbh(_mm512_set1_ps(0.999f), _mm512_set1_ps(seed));
+  for (int step = 0; step < kSteps; ++step) {
+#pragma GCC unroll 12
+    for (int i = 0; i < kChains; ++i) sums[i] = _mm512_dpbf16_ps(sums[i], factor, factor);
+  }
+  __m512 total = sums[0];
+  for (int i = 1; i < kChains; ++i) total = _mm512_add_ps(total, sums[i]);
+  return _mm512_cvtss_f32(total);
+}
 #endif
 
-Arithmetic arithmetic(const std::string& isa) {
+Arithmetic arithmetic(const std::string& isa, bool bfloat16) {
 #if defined(__x86_64__)
+  if (isa == "avx512bf16" && bfloat16) return {runDots, 32};
   if (isa == "avx512" || isa == "avx512bf16") return {runAvx512, 16};
   if (isa == "avx2" || isa == "wide") return {runAvx2, 8};
 #endif
-  (void)isa;
+  (void)isa, (void)bfloat16;
   return {runBase, 4};
 }
 
@@ -98,8 +115,8 @@ double callsPerSecond(int threads, const Work& work) {
 
 }  // namespace
 
-double peakGflops(const std::string& isa, int threads) {
-  const Arithmetic unit = arithmetic(isa);
+double peakGflops(const std::string& isa, int threads, bool bfloat16) {
+  const Arithmetic unit = arithmetic(isa, bfloat16);
   std::vector<float> sink(static_cast<size_t>(threads) * 16);
   const double calls = callsPerSecond(threads, [&](int thread) {
     float& slot = sink[static_cast<size_t>(thread) * 16];

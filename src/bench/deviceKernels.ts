@@ -34,8 +34,8 @@ interface Step {
 
 const SAME = { strides: [1, 1], dilations: [1, 1], padding: [1, 1, 1, 1], inputActivation: 'none' } satisfies Attributes
 
-/** Of results on tensor cores with float32 sums of rounded operands; bfloat16 results are rounded once, an unfused pair's twice. */
-const TOLERANCE: Record<Precision, number> = { float32: 1e-4, tf32: 5e-3, bfloat16: 2e-2 }
+/** Of float32 sums in another order than the reference's, of rounded operands; bfloat16 results are rounded once, an unfused pair's twice. */
+export const TOLERANCE: Record<Precision, number> = { float32: 1e-4, tf32: 5e-3, bfloat16: 2e-2 }
 
 /** Algorithms of a library's kernel by number, as its own enumerations count them; cuBLASLt proposes up to eight. */
 const ALGORITHMS: Readonly<Record<string, number>> = {

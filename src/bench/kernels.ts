@@ -1,8 +1,8 @@
 /**
  * `sepconv bench kernels`: each separable layer as regular convolution, depthwise alone, pointwise alone, the unfused pair and
  * the fused kernel; forward, data gradient and filter gradient. Every kernel is compared with the reference before it is timed.
- * On a host, weights are packed once, as in a model; what is timed is the kernels' own calls. On a GPU every precision is measured, and
- * NVIDIA's libraries where they are found, as deviceKernels.ts says.
+ * On a host, weights are packed once, as in a model; what is timed is the kernels' own calls, in float32 or bfloat16. On a GPU every
+ * precision is measured, and NVIDIA's libraries where they are found, as deviceKernels.ts says.
  */
 
 import { SepconvError } from '../errors.js'
@@ -12,7 +12,7 @@ import type { Executor } from '../runtime/executor.js'
 import { NativeCpuExecutor, NativeDeviceExecutor } from '../runtime/executors/native.js'
 import { loadNative } from '../runtime/native.js'
 import { type Cost, costs } from './costs.js'
-import { DeviceKernel, type Library } from './deviceKernels.js'
+import { DeviceKernel, type Library, TOLERANCE } from './deviceKernels.js'
 import { LayerKernel } from './layerKernel.js'
 import { type Layer, nearestFast, XCEPTION_LAYERS } from './layers.js'
 import { type GpuState, gpuState, type Origin, origin, Roofline, round } from './machine.js'
@@ -74,7 +74,7 @@ export interface KernelBenchOptions extends SamplingOptions {
   /** Default all three; gradients have no fused kernel. */
   readonly passes?: readonly Pass[]
   readonly device?: DeviceName
-  /** Default: all three on a GPU; `float32` is the only one elsewhere. */
+  /** Default: all three on a GPU, `float32` elsewhere, where `bfloat16` is the other one. */
   readonly precisions?: readonly Precision[]
   /** Default 1. */
   readonly batch?: number
@@ -88,9 +88,6 @@ export interface KernelBenchOptions extends SamplingOptions {
 export const KERNEL_OPS: readonly KernelOp[] = ['regular', 'depthwise', 'pointwise', 'unfused', 'fused']
 export const PASSES: readonly Pass[] = ['forward', 'data', 'filter']
 const LIBRARIES: readonly Library[] = ['cudnn', 'cublasLt', 'cudnn+cublasLt']
-
-/** Of float32 sums in another order than the reference's. */
-const TOLERANCE = 1e-4
 
 /** @throws ERR_ARGUMENT for precisions, layers and thread counts that the device does not have. */
 export async function benchKernels(options: KernelBenchOptions = {}): Promise<KernelReport> {
@@ -119,7 +116,7 @@ export async function benchKernels(options: KernelBenchOptions = {}): Promise<Ke
         for (const each of operands)
           for (const op of wanted)
             if (gpu) candidates.push(...deviceCandidates(gpu, { op, pass, operands: each }, precisions, owners, refused))
-            else candidates.push(hostCandidate(executor, { op, pass, operands: each }))
+            else candidates.push(...precisions.map((precision) => hostCandidate(executor, { op, pass, operands: each }, precision)))
         for (const candidate of candidates) candidate.check()
         for (const { name, maxError, right } of candidates) if (!right) wrong.push({ ...name, maxError })
         const timed = candidates.filter(({ right }) => right)
@@ -153,8 +150,9 @@ export async function benchKernels(options: KernelBenchOptions = {}): Promise<Ke
 }
 
 function checkCases(executor: Executor, gpu: boolean, precisions: readonly Precision[], layers: readonly Layer[]): void {
-  const available = gpu ? PRECISIONS : (['float32'] as const)
-  const unknown = precisions.find((precision) => !(available as readonly string[]).includes(precision))
+  const stored: readonly string[] = executor.target.dtypes
+  const available = gpu ? PRECISIONS : PRECISIONS.filter((precision) => stored.includes(precision))
+  const unknown = precisions.find((precision) => !available.includes(precision))
   if (unknown !== undefined)
     throw new SepconvError('ERR_ARGUMENT', `precision '${unknown}' is not measured on device '${executor.name}'`, {
       subject: 'precisions',
@@ -176,12 +174,12 @@ interface Problem {
   readonly operands: Operands
 }
 
-function hostCandidate(executor: Executor, { op, pass, operands }: Problem): Candidate {
-  const kernel = new LayerKernel(executor, op, pass, operands)
-  const name: KernelName = { op, layer: operands.layer.name, pass, precision: 'float32', library: 'sepconv' }
+function hostCandidate(executor: Executor, { op, pass, operands }: Problem, precision: Precision): Candidate {
+  const kernel = new LayerKernel(executor, op, pass, operands, precision)
+  const name: KernelName = { op, layer: operands.layer.name, pass, precision, library: 'sepconv' }
   return new Candidate(name, operands, kernel, () => {
     const maxError = kernel.verify()
-    return { maxError, right: maxError <= TOLERANCE }
+    return { maxError, right: maxError <= TOLERANCE[precision] }
   })
 }
 

@@ -111,7 +111,7 @@ export class Roofline {
     return new Roofline(
       threads,
       (bytes) => addon.copyGbps(bytes, threads),
-      () => addon.peakGflops(isa, threads),
+      (precision) => addon.peakGflops(isa, threads, precision === 'bfloat16'),
     )
   }
 

@@ -95,8 +95,11 @@ export interface NativeAddon {
   openExecutor(name: string, options?: { threads?: number; isa?: string }): NativeExecutor
   /** A file's bytes over a private mapping: pages come when they are touched. Must not be cut shorter meanwhile. */
   mapFile(path: string): ArrayBuffer
-  /** Float32 operations per second of the host's vectors, in 10⁹ (two per multiply-add); takes some 30 ms. */
-  peakGflops(isa: string, threads: number): number
+  /**
+   * Operations per second of the host's vectors, in 10⁹ (two per multiply-add), of float32 or with bfloat16 factors, which the same
+   * multiply-adds take where an instruction set has none of their own; takes some 30 ms.
+   */
+  peakGflops(isa: string, threads: number, bfloat16?: boolean): number
   /** Bytes read and written per second, in 10⁹, by copies of this footprint (source and target together). */
   copyGbps(bytes: number, threads: number): number
 }

@@ -1,6 +1,6 @@
 import { describe, expect, test } from 'vitest'
 import { costs } from '../../src/bench/costs.js'
-import { benchKernels, type KernelReport, type PASSES } from '../../src/bench/kernels.js'
+import { benchKernels, KERNEL_OPS, type KernelReport, PASSES } from '../../src/bench/kernels.js'
 import {
   type Layer,
   LIBRARY_LAYERS,
@@ -293,6 +293,18 @@ describe.skipIf(!cpu)('beside the nearest fast layer', () => {
       ['depthwise', 'filter', '9->10@13:k5', '32->32@14'],
     ])
     for (const { nearest } of results) expect(nearest!.share).toBeGreaterThan(0)
+  })
+
+  test('bfloat16 is checked and measured beside float32, against a peak of its own', async () => {
+    const layer = parseLayer('40->33@9')
+    const { results, wrong, roofline } = await benchKernels({
+      ...{ layers: [layer], device: 'cpu', precisions: ['float32', 'bfloat16'], rounds: 1, seconds: 0.005 },
+    })
+    expect(wrong).toEqual([])
+    const half = results.filter(({ precision }) => precision === 'bfloat16')
+    expect(half).toHaveLength(KERNEL_OPS.length * PASSES.length - 2) // fused kernels have no gradients of their own
+    for (const { maxError } of half) expect(maxError).toBeGreaterThan(1e-4) // of float32 it would be less
+    expect(roofline!.toJSON().peaks).toHaveProperty('bfloat16')
   })
 
   test('a precision that is not there is refused by name', async () => {

@@ -73,11 +73,11 @@ describe('memory plan', () => {
     }
   })
 
-  it('plans Xception at its lower bound, training within one percent of it', () => {
+  it('plans Xception at its lower bound, training within half a percent of it', () => {
     const inference = compileGraph(forward(), target).main.plan
     expect(inference.arenaBytes).toBe(inference.lowerBound)
     const step = compileGraph(training(4, 299), target).main.plan
-    expect(step.arenaBytes).toBeLessThan(step.lowerBound * 1.01)
+    expect(step.arenaBytes).toBeLessThan(step.lowerBound * 1.005)
   })
 
   it('recomputes under a limit, and says what it would need when none fits', () => {

@@ -15,6 +15,18 @@ const TOLERANCE = 2e-5
 /** Ops that passes replace before anything is executed. */
 const NEVER_EXECUTED = new Set(['batchNorm', 'reshape'])
 
+/**
+ * Pixels, channels in and out of filter gradients beyond the random calls, one for each way to cut them (kernels/filter_gradient.cc):
+ * pieces fetched ahead with columns beyond the last panel, blocks, shares of blocks, rows that fall into few sets of the cache.
+ */
+const LARGE_FILTER_GRADIENTS: readonly [number, number, number, string][] = [
+  [2100, 20, 45, 'none'],
+  [30000, 8, 32, 'none'],
+  [600, 290, 250, 'relu'],
+  [1700, 300, 225, 'none'],
+  [520, 70, 1024, 'none'],
+]
+
 describe.skipIf(!cpu.available)('CPU kernels against the reference', () => {
   it('covers every op', () => {
     const covered = new Set(Object.keys(makers(16)))
@@ -54,6 +66,17 @@ describe.skipIf(!cpu.available)('CPU kernels against the reference', () => {
       const [actual] = runCall(executor, { ...made, scope: '', inputs: [], outputs: [] }, made.inputs, expected)
       expect(Array.from(expected[0]!.data).some(Number.isNaN)).toBe(true)
       expect(Array.from(actual!)).toEqual(Array.from(expected[0]!.data))
+    })
+
+    it.each(LARGE_FILTER_GRADIENTS)('a filter gradient of %i pixels, %i to %i channels, %s', (rows, cin, cout, inputActivation) => {
+      const c = new Cases(rows)
+      const kernel = 'pointwiseConv2dFilterGradient'
+      const made = { kernel, inputs: [c.float(rows, cin), c.float(rows, cout)], attributes: { inputActivation } }
+      const expected = reference(made)
+      const run = (on: NativeCpuExecutor) => runCall(on, { ...made, scope: kernel, inputs: [], outputs: [] }, made.inputs, expected)
+      const actual = run(executor)
+      expect(relativeError(actual[0]!, expected[0]!.data)).toBeLessThanOrEqual(TOLERANCE)
+      expect(run(new NativeCpuExecutor({ isa, threads: 3 }))).toEqual(actual)
     })
 
     it('gives the same bits on one thread and on three', () => {

@@ -82,7 +82,7 @@ class Conv2d final : public Kernel {
     arguments.pool.run(groups_ * panels.count(), [&](int64_t unit, int) {
       const int64_t group = unit / panels.count(), column = unit % panels.count() * panels.panel;
       gemm_.packColumns(filter + group * panels.n + column, cout_, panels.k, std::min(panels.panel, panels.n - column),
-                        panels.panel, activationValue(Activation::none), packed + unit * panels.k * panels.panel);
+                        packed + unit * panels.k * panels.panel);
     });
     return packed;
   }

@@ -1,7 +1,11 @@
-// Pixels are far more numerous than channels, so the sum over pixels is what gets cut: a task takes a block of the
-// result and a share of the pixels, both fixed by shape, and walks over them kDepth at a time. Each time both operands
-// are packed into panels (a block of 256 x 384 costs 3 % of its product to pack), the left one from rows of im2col
-// gathered in cache if the kernel is larger than 1x1. Shares of the pixels end up in partial results, added in order.
+// Pixels are far more numerous than channels, so the sum over pixels is what gets cut. A task takes a block of the
+// result and a share of the pixels, both fixed by shape. Rows of both operands are contiguous where they lie, so tiles
+// read them there; only im2col, an activation and columns that do not fill a panel are copied into cache first.
+//  - A small result stays in L2 as one block; a task walks over its pixels in pieces whose rows of both operands stay
+//    in L2 too, and fetches the next piece while it computes: these operands come from memory.
+//  - Of a large one a block is 98 rows by 128 columns; its operands stay in L2 and come from L3, where the neighbouring
+//    blocks of the same pixels find them too.
+// Shares of the pixels end up in partial results, added in order.
 #include "filter_gradient.h"
 
 #include <algorithm>
@@ -9,22 +13,15 @@
 namespace sepconv::cpu {
 namespace {
 
-// 256 rows x 192 pixels of the left operand stay in L2 (196 KB) while panels of the right one pass through L1 (12 KB
-// with AVX2).
-constexpr int64_t kDepth = 192, kBlockRows = 256, kBlockColumns = 384;
+constexpr int64_t kSmallResult = 64 << 10;   // floats of a result that is one block: 256 KB
+constexpr int64_t kPieceFloats = 128 << 10;  // of both operands, beside a small result: 512 KB
+constexpr int64_t kPiece = 512;              // most pixels of such a piece; sums are added to the result after each
+constexpr int64_t kBlockRows = 98, kBlockColumns = 128;
+constexpr int64_t kGatheredColumns = 384;             // im2col is repeated by every block of columns
+constexpr int64_t kBlockPixels = 1536;                // 98 rows of them take 600 KB
+constexpr int64_t kCollidingPixels = 256;             // rows 4096 bytes apart: a panel's lines fill 32 sets of L2
 constexpr int64_t kSplitPixels = 512;                 // fewest pixels that are worth a partial result
 constexpr int64_t kPartialFloats = int64_t{8} << 20;  // most floats of all partial results
-
-// Height of the left panels: the one that wastes the fewest rows, counting one row per panel for its loads of the right
-// operand.
-int64_t panelHeight(int64_t rows, int64_t most) {
-  int64_t best = most, bestCost = INT64_MAX;
-  for (int64_t height = most; height >= std::max<int64_t>(1, most - 4); --height) {
-    const int64_t cost = quotientUp(rows, height) * (height + 1);
-    if (cost < bestCost) best = height, bestCost = cost;
-  }
-  return best;
-}
 
 inline void copyFloats(const float* source, int64_t n, float* target) {
   if (n >= 16) {
@@ -47,22 +44,27 @@ FilterGradient::FilterGradient(const GemmTable& gemm, const Geometry& geometry, 
   const Geometry& g = geometry;
   plain_ = g.kernelHeight == 1 && g.kernelWidth == 1 && g.strideHeight == 1 && g.strideWidth == 1 && g.top == 0 &&
            g.left == 0 && g.outHeight == g.height && g.outWidth == g.width;
+  staged_ = !plain_ || inputActivation != Activation::none;
   m_ = g.kernelHeight * g.kernelWidth * (cin / groups);
   n_ = cout / groups;
   floats_ = m_ * cout;
-  aPanel_ = panelHeight(m_, gemm.rows);
-  const int64_t rowPanels = quotientUp(m_, aPanel_), columnPanels = quotientUp(n_, gemm.panel),
-                pixels = g.batch * g.outHeight * g.outWidth;
-  rows_ = {rowPanels, quotientUp(rowPanels, std::max<int64_t>(1, kBlockRows / aPanel_))};
-  columns_ = {columnPanels, quotientUp(columnPanels, std::max<int64_t>(1, kBlockColumns / gemm.panel))};
+  const int64_t panels = quotientUp(n_, gemm.panel), pixels = g.batch * g.outHeight * g.outWidth;
+  const bool small = m_ * n_ <= kSmallResult;
+  rows_ = RowBlocks(m_, gemm.rows, small ? 1 : quotientUp(m_, kBlockRows));
+  columns_ = {panels, small ? 1 : quotientUp(n_, plain_ ? kBlockColumns : kGatheredColumns)};
+  const bool collides = collidingRows(gemm, cout) || (!staged_ && collidingRows(gemm, cin));
+  depth_ = small      ? std::clamp<int64_t>(kPieceFloats / (m_ + n_), 1, kPiece)
+           : collides ? kCollidingPixels
+                      : kBlockPixels;
   const int64_t most = std::max<int64_t>(1, std::min(pixels / kSplitPixels, kPartialFloats / floats_));
-  splits_ = {pixels, std::clamp(quotientUp(kTasks, groups * rows_.parts * columns_.parts), int64_t{1}, most)};
+  const int64_t tasks = quotientUp(kTasks, groups * rows_.count() * columns_.parts);
+  splits_ = {pixels, std::clamp(small ? tasks : std::max(tasks, quotientUp(pixels, kBlockPixels)), int64_t{1}, most)};
 }
 
 void FilterGradient::run(ThreadPool& pool, const float* x, const float* gradient, float* dfilter,
                          float* workspace) const {
   float* target = splits_.parts > 1 ? workspace : dfilter;
-  pool.run(splits_.parts * groups_ * rows_.parts * columns_.parts,
+  pool.run(splits_.parts * groups_ * rows_.count() * columns_.parts,
            [&](int64_t task, int thread) { runTask(pool, thread, task, x, gradient, target); });
   if (splits_.parts == 1) return;
   const Split pieces{floats_, std::clamp(floats_ / 2048, int64_t{1}, kTasks)};
@@ -75,61 +77,80 @@ void FilterGradient::run(ThreadPool& pool, const float* x, const float* gradient
 void FilterGradient::runTask(ThreadPool& pool, int thread, int64_t task, const float* x, const float* gradient,
                              float* target) const {
   const GemmTable& gemm = *gemm_;
-  const int64_t block = task / splits_.parts, split = task % splits_.parts;
-  const int64_t rowBlock = block % rows_.parts, columnBlock = block / rows_.parts % columns_.parts,
-                group = block / (rows_.parts * columns_.parts);
-  const int64_t firstRow = rows_.begin(rowBlock) * aPanel_, rowPanels = rows_.end(rowBlock) - rows_.begin(rowBlock);
+  // Blocks of columns first, then blocks of rows: neighbouring tasks read the same pixels.
+  const int64_t columnBlock = task % columns_.parts, rowBlock = task / columns_.parts % rows_.count(),
+                group = task / (columns_.parts * rows_.count()) % groups_,
+                split = task / (columns_.parts * rows_.count() * groups_);
+  const int64_t firstRow = rows_.begin(rowBlock), rows = rows_.end(rowBlock) - firstRow;
   const int64_t firstColumn = columns_.begin(columnBlock) * gemm.panel,
-                columnPanels = columns_.end(columnBlock) - columns_.begin(columnBlock);
-  const int64_t rows = std::min(m_ - firstRow, rowPanels * aPanel_),
-                columns = std::min(n_ - firstColumn, columnPanels * gemm.panel);
+                columns = std::min(n_, columns_.end(columnBlock) * gemm.panel) - firstColumn;
+  const int64_t tail = columns % gemm.panel, full = columns - tail;
+  const Split pieces{splits_.end(split) - splits_.begin(split),
+                     quotientUp(splits_.end(split) - splits_.begin(split), depth_)};
+  const int64_t stagedRow = quotientUp(rows, 16) * 16;
+  float* const packed = static_cast<float*>(
+      pool.scratch(thread, static_cast<size_t>(depth_ * ((tail ? gemm.panel : 0) + (staged_ ? stagedRow : 0))) * 4));
+  float* const staged = packed + (tail ? depth_ * gemm.panel : 0);
+  const float* const left = x + group * (cin_ / groups_);
+  const float* const right = gradient + group * n_ + firstColumn;
 
-  const int64_t aFloats = static_cast<int64_t>(alignedFloats(rowPanels * aPanel_ * kDepth)),
-                bFloats = columnPanels * gemm.panel * kDepth;
-  float* const a = static_cast<float*>(
-      pool.scratch(thread, static_cast<size_t>(aFloats + bFloats + (plain_ ? 0 : rows * kDepth)) * sizeof(float)));
-  float* const b = a + aFloats;
-  float* const gathered = b + bFloats;
-
-  OuterProduct product;
-  product.a = a;
-  product.aPanel = aPanel_;
-  product.b = b;
-  product.c = target + (splits_.parts > 1 ? split * floats_ : 0) + firstRow * cout_ + group * n_ + firstColumn;
+  OuterProduct product{};
+  product.aRow = staged_ ? stagedRow : cin_;
   product.cRow = cout_;
   product.rows = rows;
-  product.columns = columns;
-  const Split pixels{splits_.end(split) - splits_.begin(split),
-                     std::max<int64_t>(1, quotientUp(splits_.end(split) - splits_.begin(split), kDepth))};
-  for (int64_t part = 0; part < pixels.parts; ++part) {
-    const int64_t pixel = splits_.begin(split) + pixels.begin(part), depth = pixels.end(part) - pixels.begin(part);
-    const float* left = gathered;
-    int64_t leftRow = rows;
-    if (plain_) {
-      left = x + pixel * cin_ + group * (cin_ / groups_) + firstRow;
-      leftRow = cin_;
-    } else {
-      gather(x + group * (cin_ / groups_), pixel, depth, firstRow, rows, gathered);
-    }
-    for (int64_t p = 0; p < rowPanels; ++p)
-      gemm.packColumns(left + p * aPanel_, leftRow, depth, std::min(aPanel_, rows - p * aPanel_), aPanel_, activation_,
-                       a + p * aPanel_ * depth);
-    const float* right = gradient + pixel * cout_ + group * n_ + firstColumn;
-    for (int64_t p = 0; p < columnPanels; ++p)
-      gemm.packColumns(right + p * gemm.panel, cout_, depth, std::min<int64_t>(gemm.panel, columns - p * gemm.panel),
-                       gemm.panel, activationValue(Activation::none), b + p * gemm.panel * depth);
+  float* const block = target + (splits_.parts > 1 ? split * floats_ : 0) + firstRow * cout_ + group * n_ + firstColumn;
+  for (int64_t part = 0; part < pieces.parts; ++part) {
+    const int64_t pixel = splits_.begin(split) + pieces.begin(part), depth = pieces.end(part) - pieces.begin(part);
     product.depth = depth;
     product.accumulate = part > 0;
-    gemm.outerProduct(product);
+    product.a = left + pixel * cin_ + firstRow;
+    if (staged_) {
+      stage(left, pixel, depth, firstRow, rows, stagedRow, staged);
+      product.a = staged;
+    }
+    const bool fetches = part + 1 < pieces.parts && groups_ == 1;
+    const int64_t next = pixel + depth, nextDepth = pieces.end(part + 1) - pieces.begin(part + 1);
+    product.upcoming[0] = {fetches && !staged_ && rows == m_ ? x + next * cin_ : nullptr, nextDepth * cin_};
+    product.upcoming[1] = {fetches && columns == n_ ? gradient + next * cout_ : nullptr, nextDepth * cout_};
+    if (full) {
+      product.b = right + pixel * cout_;
+      product.bRow = cout_;
+      product.c = block;
+      product.columns = full;
+      gemm.outerProduct(product);
+    }
+    if (tail) {
+      gemm.packColumns(right + pixel * cout_ + full, cout_, depth, tail, packed);
+      product.b = packed;
+      product.bRow = gemm.panel;
+      product.c = block + full;
+      product.columns = tail;
+      if (full) product.upcoming[0] = product.upcoming[1] = {};
+      gemm.outerProduct(product);
+    }
   }
 }
 
-// Columns [firstRow, firstRow + rows) of im2col of `pixels` output pixels: target[pixel][rows].
+// Columns [firstRow, firstRow + rows) of im2col of `pixels` output pixels, activated: target[pixel][targetRow].
+void FilterGradient::stage(const float* x, int64_t firstPixel, int64_t pixels, int64_t firstRow, int64_t rows,
+                           int64_t targetRow, float* target) const {
+  if (plain_) {
+    for (int64_t p = 0; p < pixels; ++p)
+      gemm_->activate(x + (firstPixel + p) * cin_ + firstRow, target + p * targetRow, rows, activation_);
+    return;
+  }
+  gather(x, firstPixel, pixels, firstRow, rows, targetRow, target);
+  if (activation_ != activationValue(Activation::none))
+    for (int64_t p = 0; p < pixels; ++p)
+      gemm_->activate(target + p * targetRow, target + p * targetRow, rows, activation_);
+}
+
+// The same without activation, for kernels larger than 1x1 and for strides.
 void FilterGradient::gather(const float* x, int64_t firstPixel, int64_t pixels, int64_t firstRow, int64_t rows,
-                            float* target) const {
+                            int64_t targetRow, float* target) const {
   const Geometry& g = geometry_;
   const int64_t channels = cin_ / groups_, kernelRow = g.kernelWidth * channels, end = firstRow + rows;
-  for (int64_t pixel = firstPixel; pixel < firstPixel + pixels; ++pixel) {
+  for (int64_t pixel = firstPixel; pixel < firstPixel + pixels; ++pixel, target += targetRow - rows) {
     const int64_t ox = pixel % g.outWidth, oy = pixel / g.outWidth % g.outHeight,
                   sample = pixel / (g.outWidth * g.outHeight);
     const int64_t left = ox * g.strideWidth - g.left;

@@ -20,15 +20,20 @@ class FilterGradient {
 
  private:
   void runTask(ThreadPool& pool, int thread, int64_t task, const float* x, const float* gradient, float* target) const;
-  void gather(const float* x, int64_t firstPixel, int64_t pixels, int64_t firstRow, int64_t rows, float* target) const;
+  void stage(const float* x, int64_t firstPixel, int64_t pixels, int64_t firstRow, int64_t rows, int64_t targetRow,
+             float* target) const;
+  void gather(const float* x, int64_t firstPixel, int64_t pixels, int64_t firstRow, int64_t rows, int64_t targetRow,
+              float* target) const;
 
   const GemmTable* gemm_ = nullptr;
   Geometry geometry_{};
   int64_t cin_ = 0, cout_ = 0, groups_ = 1;
   int activation_ = 0;
-  bool plain_ = false;  // pixel p of the output reads pixel p of the input
-  int64_t m_ = 0, n_ = 0, aPanel_ = 1, floats_ = 0;
-  Split splits_, rows_, columns_;  // of pixels, of panels of rows, of panels of columns
+  bool plain_ = false;   // pixel p of the output reads pixel p of the input
+  bool staged_ = false;  // the left operand is copied into cache first
+  int64_t m_ = 0, n_ = 0, floats_ = 0, depth_ = 1;
+  RowBlocks rows_;
+  Split splits_, columns_;  // of pixels, of panels of columns
 };
 
 }  // namespace sepconv::cpu

@@ -29,8 +29,8 @@ void packPanels(ThreadPool& pool, const GemmTable& gemm, const float* filter, in
     const int64_t begin = depths.begin(task), depth = depths.end(task) - begin;
     for (int64_t p = 0; p < panels.count(); ++p)
       gemm.packColumns(filter + begin * row + p * panels.panel, row, depth,
-                       std::min(panels.panel, panels.n - p * panels.panel), panels.panel,
-                       activationValue(Activation::none), packed + (p * panels.k + begin) * panels.panel);
+                       std::min(panels.panel, panels.n - p * panels.panel),
+                       packed + (p * panels.k + begin) * panels.panel);
   });
 }
 

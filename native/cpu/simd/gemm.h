@@ -35,18 +35,23 @@ struct Product {
   Epilogue epilogue;  // pointers to the values of c's first element
 };
 
-// c[row, column] (+)= sum over k of a[k, row] * b[k, column], both operands packed: a in panels [ceil(rows /
-// aPanel)][depth][aPanel], b in panels [ceil(columns / panel)][depth][panel], zero beyond rows and columns. The
-// reduction runs over pixels: filter gradients.
+// c[row, column] (+)= sum over k of a[k, row] * b[k, column], both operands read where they lie: filter gradients,
+// whose sum runs over pixels. Of a last panel that is not full, b still has `panel` columns (zeros, say).
 struct OuterProduct {
   const float* a;
-  ptrdiff_t aPanel;  // 1 .. GemmTable::rows
+  ptrdiff_t aRow;  // floats from one k to the next
   const float* b;
+  ptrdiff_t bRow;
   ptrdiff_t depth;
   float* c;
   ptrdiff_t cRow;
   ptrdiff_t rows, columns;
   bool accumulate;
+  // Memory that the next product will read, fetched into L2 while this one computes; null: none.
+  struct Upcoming {
+    const float* data;
+    ptrdiff_t floats;
+  } upcoming[2];
 };
 
 struct GemmTable {
@@ -54,10 +59,8 @@ struct GemmTable {
   int panel;  // columns of a tile and of a packed filter's panels
   void (*product)(const Product& product);
   void (*outerProduct)(const OuterProduct& product);
-  // packed[k][width] = source[k * row + j] for j < columns, then zeros; activated. Filters (width = panel) and operands
-  // of outer products.
-  void (*packColumns)(const float* source, ptrdiff_t row, ptrdiff_t depth, ptrdiff_t columns, ptrdiff_t width,
-                      int activation, float* packed);
+  // packed[k][panel] = source[k * row + j] for j < columns, then zeros: a panel of a filter.
+  void (*packColumns)(const float* source, ptrdiff_t row, ptrdiff_t depth, ptrdiff_t columns, float* packed);
   // packed[k][panel] = source[j * row + k]: the panel of a transposed filter.
   void (*packTransposed)(const float* source, ptrdiff_t row, ptrdiff_t depth, ptrdiff_t columns, float* packed);
   // target = activation(source); n floats.

@@ -214,19 +214,23 @@ void product(const Product& p) {
   }
 }
 
-// One tile of an outer product: rows and columns beyond those asked for multiply the operands' padding and are not
-// stored.
+// One tile of an outer product. `next` walks over memory that is fetched meanwhile, a line every kFetch steps.
 struct OuterTile {
   const float* a;
+  ptrdiff_t aRow;
   const float* b;
-  ptrdiff_t depth;
+  ptrdiff_t bRow, depth;
   float* c;
-  ptrdiff_t cRow, rows, columns;
+  ptrdiff_t cRow, columns;
   bool accumulate;
+  const char* next;
+  ptrdiff_t nextStep;  // bytes: a line, or 0 where there is nothing to fetch
 };
 
-__attribute__((noinline)) void copyOut(const OuterTile& t, const float* edge, ptrdiff_t edgeRow) {
-  for (ptrdiff_t i = 0; i < t.rows; ++i)
+enum { kFetch = 4, kLine = 64 };
+
+__attribute__((noinline)) void copyOut(const OuterTile& t, ptrdiff_t rows, const float* edge, ptrdiff_t edgeRow) {
+  for (ptrdiff_t i = 0; i < rows; ++i)
     for (ptrdiff_t j = 0; j < t.columns; ++j) {
       float& c = t.c[i * t.cRow + j];
       c = t.accumulate ? c + edge[i * edgeRow + j] : edge[i * edgeRow + j];
@@ -240,7 +244,8 @@ void multiplyOuterTile(const OuterTile& t) {
   Vector sum[R][V] = {};
   const float* a = t.a;
   const float* b = t.b;
-  for (ptrdiff_t k = 0; k < t.depth; ++k, a += R, b += kPanel) {
+  const ptrdiff_t aRow = t.aRow, bRow = t.bRow;
+  const auto step = [&] {
     Vector right[V];
     SEPCONV_UNROLL(2)
     for (int j = 0; j < V; ++j) right[j] = load(b + j * kWidth);
@@ -250,8 +255,18 @@ void multiplyOuterTile(const OuterTile& t) {
       SEPCONV_UNROLL(2)
       for (int j = 0; j < V; ++j) sum[i][j] += left * right[j];
     }
+    a += aRow;
+    b += bRow;
+  };
+  const char* next = t.next;
+  ptrdiff_t k = 0;
+  for (; k + kFetch <= t.depth; k += kFetch, next += t.nextStep) {
+    __builtin_prefetch(next, 0, 2);
+    SEPCONV_UNROLL(4)
+    for (int i = 0; i < kFetch; ++i) step();
   }
-  const bool whole = t.columns >= kColumns && t.rows == R;
+  for (; k < t.depth; ++k) step();
+  const bool whole = t.columns >= kColumns;
   float* const c = whole ? t.c : edge;
   const ptrdiff_t cRow = whole ? t.cRow : static_cast<ptrdiff_t>(kColumns);
   if (whole && t.accumulate) {
@@ -262,48 +277,47 @@ void multiplyOuterTile(const OuterTile& t) {
   SEPCONV_UNROLL(16)
   for (int i = 0; i < R; ++i) SEPCONV_UNROLL(2)
   for (int j = 0; j < V; ++j) store(c + i * cRow + j * kWidth, sum[i][j]);
-  if (!whole) copyOut(t, edge, kColumns);
+  if (!whole) copyOut(t, R, edge, kColumns);
 }
 
 using OuterTileFunction = void (*)(const OuterTile&);
 constexpr OuterTileFunction kOuterTiles[14] = SEPCONV_TILES(multiplyOuterTile, kRows, 2);
-constexpr OuterTileFunction kNarrowOuterTiles[14] = SEPCONV_TILES(multiplyOuterTile, kRows, 1);
+constexpr OuterTileFunction kNarrowOuterTiles[14] = SEPCONV_TILES(multiplyOuterTile, kNarrowRows, 1);
 
 void outerProduct(const OuterProduct& p) {
   OuterTile tile;
+  tile.aRow = p.aRow;
+  tile.bRow = p.bRow;
   tile.depth = p.depth;
   tile.cRow = p.cRow;
   tile.accumulate = p.accumulate;
+  const ptrdiff_t fetched = p.depth / kFetch * kLine;  // bytes per tile
+  int region = 0;
+  ptrdiff_t offset = 0;
   for (ptrdiff_t column = 0; column < p.columns; column += kPanel) {
     tile.columns = smaller(kPanel, p.columns - column);
-    const OuterTileFunction function = (tile.columns <= kWidth ? kNarrowOuterTiles : kOuterTiles)[p.aPanel - 1];
-    tile.b = p.b + column * p.depth;
-    for (ptrdiff_t row = 0; row < p.rows; row += p.aPanel) {
-      tile.rows = smaller(p.aPanel, p.rows - row);
-      tile.a = p.a + row * p.depth;
+    const bool narrow = tile.columns <= kWidth;
+    const OuterTileFunction* functions = narrow ? kNarrowOuterTiles : kOuterTiles;
+    const ptrdiff_t tiles = quotientUp(p.rows, narrow ? kNarrowRows : kRows);
+    tile.b = p.b + column;
+    ptrdiff_t row = 0;
+    for (ptrdiff_t i = 0; i < tiles; ++i) {
+      const ptrdiff_t rows = (p.rows - row) / (tiles - i);
+      tile.a = p.a + row;
       tile.c = p.c + row * p.cRow + column;
-      function(tile);
+      while (region < 2 && (!p.upcoming[region].data || offset >= p.upcoming[region].floats * 4)) ++region, offset = 0;
+      tile.next = reinterpret_cast<const char*>(region < 2 ? p.upcoming[region].data : p.a) + offset;
+      tile.nextStep = region < 2 ? kLine : 0;
+      offset += region < 2 ? fetched : 0;
+      functions[rows - 1](tile);
+      row += rows;
     }
   }
 }
 
-// Panels whose width is no multiple of a vector are written with whole vectors that the next row overwrites in part;
-// `safe` rows have enough source and target behind them for that.
-void packColumns(const float* source, ptrdiff_t row, ptrdiff_t depth, ptrdiff_t columns, ptrdiff_t width,
-                 int activation, float* packed) {
-  const ptrdiff_t covered = quotientUp(width, kWidth) * kWidth;
-  ptrdiff_t safe = 0;
-  if (columns == width) {
-    const ptrdiff_t bySource = (depth - 1) * row + columns - covered, byTarget = depth * width - covered;
-    if (bySource >= 0 && byTarget >= 0) safe = smaller(bySource / (row > 0 ? row : 1), byTarget / width) + 1;
-    safe = smaller(safe, depth);
-  }
-  ptrdiff_t k = 0;
-  for (; k < safe; ++k, source += row, packed += width)
-    for (ptrdiff_t j = 0; j < width; j += kWidth) store(packed + j, activate(load(source + j), activation));
-  for (; k < depth; ++k, source += row, packed += width)
-    for (ptrdiff_t j = 0; j < width; j += kWidth)
-      storeColumns(packed + j, activate(loadColumns(source + j, columns - j), activation), width - j);
+void packColumns(const float* source, ptrdiff_t row, ptrdiff_t depth, ptrdiff_t columns, float* packed) {
+  for (ptrdiff_t k = 0; k < depth; ++k, source += row, packed += kPanel)
+    for (ptrdiff_t j = 0; j < kPanel; j += kWidth) store(packed + j, loadColumns(source + j, columns - j));
 }
 
 // One step of a transposition: of rows i and i + h, lanes l + h of the first and l of the second change places, for all

@@ -48,13 +48,17 @@ static void poolingAccumulate(const float* x, ptrdiff_t c, float factor, float* 
 }
 
 // The maximum first, then the first tap that equals it: a chain of compares and selects would carry the place along.
-template <bool kPartial>
-static inline void maximumGradientAt(const float* const* taps, float* const* targets, ptrdiff_t count, Vector gradient,
+// kCount: the number of taps where it is known, so that they stay in registers; 0 elsewhere.
+template <int kCount, bool kPartial>
+static inline void maximumGradientAt(const float* const* taps, float* const* targets, ptrdiff_t taken, Vector gradient,
                                      ptrdiff_t j, int n) {
+  const ptrdiff_t count = kCount ? kCount : taken;
   const auto fetch = [=](const float* p) { return kPartial ? loadPartial(p, n) : load(p); };
   Vector best = fetch(taps[0] + j);
+  SEPCONV_UNROLL(9)
   for (ptrdiff_t t = 1; t < count; ++t) best = poolMaximum(best, fetch(taps[t] + j));
   const VectorInt undefined = best != best;
+  SEPCONV_UNROLL(9)
   for (ptrdiff_t t = 0; t < count; ++t) {
     const Vector x = fetch(taps[t] + j);
     const VectorInt here = (x == best) | (undefined & (x != x));
@@ -73,9 +77,11 @@ static void poolingMaximumGradient(const float* const* taps, float* const* targe
                                    const float* gradient, ptrdiff_t c) {
   if (!count) return;
   ptrdiff_t j = 0;
-  for (; j + kWidth <= c; j += kWidth) maximumGradientAt<false>(taps, targets, count, load(gradient + j), j, kWidth);
+  if (count == 9)
+    for (; j + kWidth <= c; j += kWidth) maximumGradientAt<9, false>(taps, targets, 9, load(gradient + j), j, kWidth);
+  for (; j + kWidth <= c; j += kWidth) maximumGradientAt<0, false>(taps, targets, count, load(gradient + j), j, kWidth);
   if (const int rest = static_cast<int>(c - j))
-    maximumGradientAt<true>(taps, targets, count, loadPartial(gradient + j, rest), j, rest);
+    maximumGradientAt<0, true>(taps, targets, count, loadPartial(gradient + j, rest), j, rest);
 }
 
 static const PoolingTable poolingTable = {poolingMaximum, poolingAverage, poolingAccumulate, poolingMaximumGradient};
