@@ -34,6 +34,10 @@ export function trainReporter(batch: number): (event: FitEvent) => void {
         `loss ${significant(loss)}   top-1 ${percent(top1)}   decode ${ms(decodeMs)} wait ${ms(waitMs)} compute ${ms(computeMs)}`,
         event.imagesPerSecond,
       )
+    } else if (event.type === 'straggler') {
+      say(
+        `step ${event.step}: rank ${event.rank} (${event.host}) takes ${event.times.toFixed(1)} times as long as the others, which wait for it`,
+      )
     } else if (event.type === 'epoch') {
       progress?.finish()
       const { loss, top1, validation, best, waitShare, seconds, skipped } = event

@@ -117,6 +117,7 @@ export function givenOptions(flags: Readonly<Record<string, unknown>>): Omit<Fit
     ...group('schedule', schedule),
     ...group('augment', augment),
     ...group('mix', same('mixup', 'cutmix')),
+    ...(flags.syncBatchNorm === true && { batchNorm: 'synchronised' as const }),
     ...(flags.augment === false && { augment: false as const }),
     ...(flags.memoryLimit !== undefined && { memoryLimit: (flags.memoryLimit as number) * MEBIBYTE }),
   }

@@ -5,6 +5,7 @@
 
 import { existsSync } from 'node:fs'
 import { join } from 'node:path'
+import type { Communicator } from '../distributed/communicator.js'
 import type { Dataset } from '../data/folder.js'
 import type { Batch, ImageLoader } from '../data/loader.js'
 import { SepconvError } from '../errors.js'
@@ -19,6 +20,7 @@ import { compile, type CompiledFunction, type TrainStep } from '../runtime/funct
 import { readState, releaseState, writeState } from '../runtime/state.js'
 import type { Tensor } from '../runtime/tensor.js'
 import { type TrackedAverage, weightAverage } from './average.js'
+import { mixes } from '../data/mix.js'
 import { BatchMaker, lossOf } from './batch.js'
 import { BEST, LAST, loadCheckpoint, openRun, PREDICTIONS, saveCheckpoint, storedState, type TrainingState } from './checkpoint.js'
 import { type Evaluation, Evaluator, type Scored } from './evaluate.js'
@@ -30,6 +32,7 @@ import { EpochMeter, Speed } from './progress.js'
 import { loadRecipe, type Recipe } from './recipe.js'
 import { rateAt } from './schedule.js'
 import { checkFitOptions, describeRun, resolveSettings, type Settings, type TrainingSettings } from './settings.js'
+import { type StepOfAll, Team } from './team.js'
 
 export type { FitEvent } from './events.js'
 
@@ -57,6 +60,11 @@ export interface FitOptions extends TrainingSettings, FreezeOptions {
   callbacks?: readonly Callback[]
   /** Stops after the step (or evaluation) under way, with a checkpoint. */
   signal?: AbortSignal
+  /**
+   * The ranks that train together, from openCommunicator(): each gets its part of every batch (`batch` counts all of it) and of every
+   * evaluation. Rank 0 writes; a checkpoint goes on with any number of ranks. Default: alone.
+   */
+  ranks?: Communicator | undefined
 }
 
 const OPTIONS = [
@@ -71,6 +79,7 @@ const OPTIONS = [
   'strict',
   'callbacks',
   'signal',
+  'ranks',
   'freeze',
   'unfreezeEvery',
   'rates',
@@ -84,7 +93,7 @@ const CHECKPOINT_SECONDS = 60
  * @returns events, in order: `start`; `step` after each step; after each epoch `evaluating`, `epoch` and `checkpoint`; at the
  *   end `done`, or `stopped` when the signal fired. The model then holds the averaged weights, which is what was evaluated.
  * @throws ERR_DIVERGED when the loss or a gradient is not finite (weights and checkpoints stay as they were before that step);
- *   ERR_BUSY when another process trains in `out`; ERR_DATA, ERR_FILE, ERR_ARGUMENT, ERR_DEVICE, ERR_MEMORY.
+ *   ERR_BUSY when another process trains in `out`; ERR_RANK when another rank left or differs, with its name; ERR_DATA, ERR_FILE, ERR_ARGUMENT, ERR_DEVICE, ERR_MEMORY.
  * @example for await (const event of fit({ model, data: await imageFolder('photos') })) if (event.type === 'epoch') console.log(event)
  */
 export async function* fit(options: FitOptions): AsyncGenerator<FitEvent, void, undefined> {
@@ -93,14 +102,26 @@ export async function* fit(options: FitOptions): AsyncGenerator<FitEvent, void, 
     if (!value) throw new SepconvError('ERR_ARGUMENT', `fit: '${name}' is missing`, { subject: name })
   const { model, data, out, resume = false } = options
   if (resume && out === undefined) throw new SepconvError('ERR_ARGUMENT', "fit: resume needs the run's folder as out", { subject: 'out' })
-  const recipe = typeof options.recipe === 'string' ? await loadRecipe(options.recipe) : options.recipe
-  const run = new Run(options, resolveSettings(options, recipe, model, data))
-  await using lock = out === undefined ? undefined : await lockFolder(out)
-  void lock
+  const { ranks } = options
+  const team = new Team(ranks)
+  let ended = false
   try {
-    yield* run.events()
+    const recipe = typeof options.recipe === 'string' ? await loadRecipe(options.recipe) : options.recipe
+    const run = new Run(options, resolveSettings(options, recipe, model, data, team.size), team)
+    await using lock = out === undefined || !team.first ? undefined : await lockFolder(out)
+    void lock
+    try {
+      yield* run.events()
+      ended = true
+    } finally {
+      await run.dispose()
+    }
+  } catch (error) {
+    // The others would wait for this rank for ever.
+    ranks?.fail(error)
+    throw error
   } finally {
-    await run.dispose()
+    if (!ended) ranks?.fail('left the run before its end')
   }
 }
 
@@ -128,16 +149,22 @@ class Run {
   #stored: number | undefined
   /** Learning rate of the step under way. */
   #rate = 0
+  /** Where this rank writes: rank 0 does for all. */
+  readonly #out: string | undefined
+  /** Of several ranks: whether one of them wanted to stop at the last step. */
+  #agreed = false
 
   constructor(
     private readonly options: FitOptions,
     private readonly settings: Settings,
+    private readonly team: Team,
   ) {
+    this.#out = team.first ? options.out : undefined
     const { model, data } = options
     const { average, averageDecay } = settings
     this.#optimizer = createOptimizer(settings.optimizer, settings.rate)
     this.#average = average === 'none' ? undefined : weightAverage(average, averageDecay)
-    this.#batches = new BatchMaker(model, data.train, settings, data.multiLabel === true)
+    this.#batches = new BatchMaker(model, data.train, settings, data.multiLabel === true, team.size)
     model.labels ??= data.classes
     this.#freezing = new Freezing(model, options)
     this.#level = this.#freezing.level(1)
@@ -163,6 +190,7 @@ class Run {
         clipNorm,
         accumulate,
         seed,
+        ...(this.team.size > 1 && { ranks: { size: this.team.size, batchNorm: this.settings.batchNorm } }),
         rateOf: (variable) => this.#freezing.rateOf(variable),
         ...(this.#average && { average: this.#average }),
       },
@@ -176,7 +204,8 @@ class Run {
     // Without the signal: an evaluation is finished before a run stops, so that the checkpoint after it holds the epoch's scores.
     const onScored = (scored: Scored) => void this.#scored.push(scored)
     if (data.validation.length === 0) return undefined
-    return new Evaluator(model, data.validation, { batch: Math.min(batch, 256), size, strict, onScored }, averaged)
+    const { ranks } = this.team
+    return new Evaluator(model, data.validation, { batch: Math.min(batch, 256), size, strict, onScored, ranks }, averaged)
   }
 
   /** Compiles another step where an epoch trains more stages than the one before. */
@@ -206,23 +235,36 @@ class Run {
     return { ...description, settings: { ...(description.settings as object), ...tuning } }
   }
 
+  /** What must be the same on every rank; where the data lies may differ from machine to machine. */
+  #common() {
+    const { model, resume = false, strict = false, memoryLimit = null, out = null } = this.options
+    const { data, ...description } = this.#description()
+    const { root: _, ...same } = data
+    const { name } = model.executor
+    const isa = (model.executor as { info?: { isa?: string } }).info?.isa ?? null
+    return { ...description, data: same, device: name.replace(/:\d+$/, ''), isa, resume, strict, memoryLimit, out }
+  }
+
   async *events(): AsyncGenerator<FitEvent, void, undefined> {
-    const { model, data, out, resume = false } = this.options
+    const { model, data, resume = false } = this.options
     const { epochs, batch } = this.settings
+    const { team } = this
+    const out = this.#out
     const stepsPerEpoch = Math.floor(data.train.length / batch)
     const steps = epochs * stepsPerEpoch
     await this.#prepare()
-    if (out !== undefined) {
-      await openRun(out, this.#description(), resume)
-      if (resume && existsSync(join(out, LAST))) {
-        // The checkpoint holds what the last step trained; what the next epoch adds comes in the loop.
-        await this.#thaw(Math.floor(Math.max(0, (await storedState(out)).step - 1) / stepsPerEpoch) + 1)
-        this.#state = await loadCheckpoint(out, model, this.#companions())
-        this.#meter.restore(this.#state)
-        this.#stored = this.#state.step
-      }
-      this.#log = await RunLog.open(out)
+    await team.agree(() => this.#common())
+    if (out !== undefined) await openRun(out, this.#description(), resume)
+    const stored = await team.fromFirst(out !== undefined && resume && existsSync(join(out, LAST)) ? await storedState(out) : null)
+    if (stored) {
+      // The checkpoint holds what the last step trained; what the next epoch adds comes in the loop.
+      await this.#thaw(Math.floor(Math.max(0, stored.step - 1) / stepsPerEpoch) + 1)
+      this.#state = out === undefined ? stored : await loadCheckpoint(out, model, this.#companions())
+      this.#meter.restore(this.#state)
+      this.#stored = this.#state.step
     }
+    await team.adopt([...model.variables.values(), ...this.#companions()], model.executor)
+    if (out !== undefined) this.#log = await RunLog.open(out)
     yield* this.#emit({
       type: 'start',
       step: this.#state.step,
@@ -235,6 +277,7 @@ class Run {
       parameters: this.#step.parameters.length,
       frozen: this.#freezing.frozen,
       device: model.device,
+      ranks: team.size,
     })
 
     let saved = performance.now()
@@ -252,21 +295,21 @@ class Run {
         const position = { step, stepsPerEpoch, epochs, batch }
         const rate = rateAt(this.settings.rate, this.settings.schedule, position)
         this.#rate = rate
-        const since = performance.now()
-        const loss = await this.#train(loaded, rate)
-        const computeMs = performance.now() - since
+        const { loss, all, ...times } = await this.#train(loaded, rate)
+        this.#agreed = all.stop
         const epoch = Math.floor(step / stepsPerEpoch) + 1
         this.#state = { ...this.#state, ...this.#meter.sums, step: step + 1, sample: loaded.next }
-        const { waitMs, decodeMs } = loaded
+        const { waitMs, decodeMs } = all
         const { imagesPerSecond, waitShare } = speed.add(batch, waitMs)
         const event: FitEvent = {
           ...{ type: 'step', epoch, step: step + 1, steps, loss, top1: this.#meter.top1, rate },
-          ...{ imagesPerSecond, waitShare, decodeMs, waitMs, computeMs },
+          ...{ imagesPerSecond, waitShare, decodeMs, waitMs, ...times },
         }
         // Without yield*, whose inner generator costs several turns of the event loop per step.
         const noted = this.#note(event)
         if (noted) await noted
         yield event
+        if (all.straggler) yield* this.#emit({ type: 'straggler', step: step + 1, ...all.straggler })
         const last = (step + 1) % stepsPerEpoch === 0
         if (last) {
           yield* this.#finishEpoch(epoch, speed.waitShare, epochStart)
@@ -279,13 +322,16 @@ class Run {
           yield* this.#save()
           saved = performance.now()
         }
-        if (last) speed.reset()
+        if (last) {
+          speed.reset()
+          team.forgive()
+        }
         if (early) break
         if (this.#stopping && step + 1 < steps) return yield* this.#stop(stepsPerEpoch)
       }
     const { step, best } = this.#state
     await this.#adoptAverage()
-    yield* this.#emit({ type: 'done', epoch: Math.ceil(step / stepsPerEpoch), step, best, early, out: out ?? null })
+    yield* this.#emit({ type: 'done', epoch: Math.ceil(step / stepsPerEpoch), step, best, early, out: this.options.out ?? null })
   }
 
   async dispose(): Promise<void> {
@@ -300,17 +346,24 @@ class Run {
 
   async #loader(): Promise<ImageLoader> {
     const { data, strict = false } = this.options
-    const { size, batch, seed, epochs, augment } = this.settings
+    const { size, batch, seed, epochs, augment, mix } = this.settings
+    const { rank, size: count } = this.team
     const loader = await import('../data/loader.js')
     const corrupt = strict ? 'throw' : 'replace'
     this.#pictures = new loader.ImageLoader(data.train, {
       ...{ size, batch, seed, epochs, augment, corrupt, shuffle: true, last: 'drop', start: this.#state.sample },
+      ...(count > 1 && { share: { index: rank, count, mirror: mixes(mix) } }),
       ...(data.order && { order: (from: number, epoch: number) => data.order!(from, epoch) }),
     })
     return this.#pictures
   }
 
   get #stopping(): boolean {
+    return this.team.size > 1 ? this.#agreed : this.#wishes
+  }
+
+  /** Whether this rank wants to stop. */
+  get #wishes(): boolean {
     return this.#asked || this.options.signal?.aborted === true
   }
 
@@ -336,15 +389,20 @@ class Run {
       writeState(source, await readState(average), this.options.model.executor)
   }
 
-  /** One update; returns the mean loss of the batch. */
-  async #train(batch: Batch, rate: number): Promise<number> {
+  /** One update, and what it took; returns the mean loss of the batch. */
+  async #train(
+    batch: Batch,
+    rate: number,
+  ): Promise<{ loss: number; all: StepOfAll; computeMs: number; reduceMs?: number; exposedMs?: number }> {
+    const since = performance.now()
     const { accumulate, batch: size } = this.settings
     const decay = this.#average?.decay(this.#state.step) ?? 0
-    const known = this.#batches.labels(batch)
+    const { rank, size: ranks } = this.team
     const rows = this.#batches.rows
+    const known = this.#batches.labels(batch).slice(0, rows * accumulate)
     let [total, correct, part] = [0, 0, 0]
     for (const inputs of this.#batches.parts(batch)) {
-      const sample = this.#state.sample + part * rows
+      const sample = this.#state.sample + rank * (size / ranks) + part * rows
       const { loss, logits, finite } = await this.#step.run({ ...inputs }, { rate, decay, sample, part })
       const read = await Promise.all([loss.data(), finite.data(), logits.data()])
       const [value, flag] = [read[0][0]!, read[1][0]!]
@@ -355,8 +413,13 @@ class Run {
       total += value / accumulate
       part++
     }
-    this.#meter.add(total, correct, size)
-    return total
+    const computeMs = performance.now() - since
+    const { busySeconds = 0, waitSeconds = 0 } = this.team.ranks?.statistics() ?? {}
+    const exposedMs = waitSeconds * 1e3
+    const { waitMs, decodeMs } = batch
+    const all = await this.team.meet({ correct, stop: this.#wishes, ownMs: computeMs - exposedMs, waitMs, decodeMs })
+    this.#meter.add(total, all.correct, size)
+    return { loss: total, all, computeMs, ...(ranks > 1 && { reduceMs: busySeconds * 1e3, exposedMs }) }
   }
 
   #diverged(step: number, reason: string, given?: number): SepconvError {
@@ -380,7 +443,8 @@ class Run {
   }
 
   async *#finishEpoch(epoch: number, waitShare: number, since: number): AsyncGenerator<FitEvent, void, undefined> {
-    const { out, snapshots } = this.options
+    const { snapshots } = this.options
+    const out = this.#out
     await this.#checkWeights()
     const evaluation = yield* this.#evaluate(epoch)
     const scores = evaluation && scoresOf(evaluation)
@@ -415,7 +479,8 @@ class Run {
   }
 
   async *#save(): AsyncGenerator<FitEvent, void, undefined> {
-    const { out, model } = this.options
+    const { model } = this.options
+    const out = this.#out
     if (out === undefined) return
     await this.#checkWeights()
     await saveCheckpoint(out, model, this.#companions(), this.#state)

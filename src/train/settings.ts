@@ -55,13 +55,15 @@ export interface TrainingSettings {
   metric?: Metric
   /** Ends the run after so many epochs without a better score. Default: never. */
   patience?: number
+  /** With several ranks, whose rows batch norm takes its statistics over: the rank's own, or all of them. Default `'local'`. */
+  batchNorm?: 'local' | 'synchronised'
   /** What a step stores feature maps and their gradients in; parameters, optimizer and loss stay float32. Default `'float32'`. */
   precision?: Precision
 }
 
 const SETTINGS: readonly (keyof TrainingSettings)[] = [
   ...(['epochs', 'batch', 'size', 'rate', 'optimizer', 'schedule', 'loss', 'labelSmoothing', 'average', 'averageDecay'] as const),
-  ...(['clipNorm', 'accumulate', 'augment', 'mix', 'seed', 'metric', 'patience', 'precision'] as const),
+  ...(['clipNorm', 'accumulate', 'augment', 'mix', 'seed', 'metric', 'patience', 'precision', 'batchNorm'] as const),
 ]
 /** Names of settings, for those who pass them on. */
 export const SETTING_NAMES: readonly string[] = SETTINGS
@@ -75,7 +77,14 @@ const DEFAULT_OPTIMIZER: OptimizerSettings = { kind: 'sgd', momentum: 0.9, weigh
 const RATE_BATCH = 32
 
 /** @throws ERR_ARGUMENT, ERR_DATA, ERR_DEVICE naming the setting that is wrong. */
-export function resolveSettings(given: TrainingSettings, recipe: Recipe | undefined, model: Model, data: Dataset): Settings {
+export function resolveSettings(
+  given: TrainingSettings,
+  recipe: Recipe | undefined,
+  model: Model,
+  data: Dataset,
+  /** That share each batch. */
+  ranks = 1,
+): Settings {
   const { model: _, ...base }: TrainingSettings & { model?: unknown } = recipe
     ? (recipeFor(recipe, model.config.architecture) as never)
     : {}
@@ -103,8 +112,9 @@ export function resolveSettings(given: TrainingSettings, recipe: Recipe | undefi
     metric: rest.metric ?? (severalLabels ? 'map' : 'top1'),
     patience: rest.patience,
     precision: rest.precision ?? 'float32',
+    batchNorm: rest.batchNorm ?? 'local',
   }
-  check(settings, model, data)
+  check(settings, model, data, ranks)
   return settings
 }
 
@@ -119,7 +129,7 @@ function merge<T extends { kind: string } | RateFunction>(base: T, given: Partia
   return kind === undefined || kind === base.kind ? { ...base, ...given } : (given as T)
 }
 
-function check(settings: Settings, model: Model, data: Dataset): void {
+function check(settings: Settings, model: Model, data: Dataset, ranks: number): void {
   const { epochs, batch, size, accumulate } = settings
   const whole = (x: number) => Number.isInteger(x) && x >= 1
   for (const [name, value] of Object.entries({ epochs, batch, size, accumulate, patience: settings.patience ?? 1 }))
@@ -131,12 +141,25 @@ function check(settings: Settings, model: Model, data: Dataset): void {
   choice('average', settings.average, ['ema', 'polyak', 'none'])
   choice('metric', settings.metric, data.multiLabel ? ['map', 'top1', 'top5', 'loss'] : ['top1', 'top5', 'loss'])
   choice('precision', settings.precision, PRECISIONS)
+  choice('batchNorm', settings.batchNorm, ['local', 'synchronised'])
   checkMix(settings.mix)
   checkStorage(settings.precision, model.executor.target)
   if (batch % accumulate !== 0)
     throw new SepconvError('ERR_ARGUMENT', `fit: accumulate must divide the batch, got ${accumulate} for ${batch}`, {
       subject: 'accumulate',
       given: accumulate,
+    })
+  if (batch % (accumulate * ranks) !== 0)
+    throw new SepconvError('ERR_ARGUMENT', `fit: a batch of ${batch} in ${accumulate} parts cannot be dealt out to ${ranks} ranks`, {
+      subject: 'batch',
+      expected: `a multiple of ${accumulate * ranks}`,
+      given: batch,
+    })
+  if (ranks > 1 && model.executor.target.name === 'reference')
+    throw new SepconvError('ERR_DEVICE', 'fit: the reference device trains alone', {
+      subject: 'device',
+      given: 'reference',
+      hint: "Use device 'cpu'",
     })
   if (data.multiLabel && settings.loss === 'softmax')
     throw new SepconvError('ERR_ARGUMENT', 'fit: the softmax loss takes one label per picture, and this data has several', {
@@ -184,7 +207,12 @@ function checkLabels({ classes, train, validation, multiLabel }: Dataset): void 
 }
 
 /** What a run is, as plain data; a resumed run must be the same. Functions stand as their names. */
-export function describeRun(model: Model, data: Dataset, { size, ...settings }: Settings, optimizer: Readonly<Record<string, unknown>>) {
+export function describeRun(
+  model: Model,
+  data: Dataset,
+  { size, batchNorm, ...settings }: Settings,
+  optimizer: Readonly<Record<string, unknown>>,
+) {
   const { schedule, loss, clipNorm = null, patience = null } = settings
   const name = (x: unknown) => (typeof x === 'function' ? `function ${x.name}`.trimEnd() : x)
   return {
@@ -197,7 +225,17 @@ export function describeRun(model: Model, data: Dataset, { size, ...settings }: 
       validation: data.validation.length,
       fingerprint: dataFingerprint(data),
     },
-    settings: { ...settings, size, optimizer, schedule: name(schedule), loss: name(loss), clipNorm, patience },
+    // Only where it is not the default, so that runs from before there was a choice go on.
+    settings: {
+      ...settings,
+      ...(batchNorm !== 'local' && { batchNorm }),
+      size,
+      optimizer,
+      schedule: name(schedule),
+      loss: name(loss),
+      clipNorm,
+      patience,
+    },
   }
 }
 
