@@ -6,7 +6,7 @@
 import { basename, resolve } from 'node:path'
 import { Command } from 'commander'
 import { SepconvError } from '../../errors.js'
-import type { Preprocessing } from '../../models/model.js'
+import type { Preprocessing } from '../../models/preprocessing.js'
 import type { FitOptions } from '../../train/fit.js'
 import type { Communicator } from '../../distributed/communicator.js'
 import { deviceOfRank, withRanks } from '../ranks.js'
