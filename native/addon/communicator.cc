@@ -67,7 +67,7 @@ CommunicatorWrapper::CommunicatorWrapper(const Napi::CallbackInfo& info)
     auto settled = std::make_unique<Settled>();
     settled->wrapper = this;
     settled->from = message.from;
-    settled->tag = message.tag;
+    settled->tag = message.tag - distributed::Communicator::kFirstTag;
     settled->bytes = std::move(message.bytes);
     const auto deliver = [](Napi::Env env, Napi::Function, Settled* raw) {
       const std::unique_ptr<Settled> owned(raw);

@@ -266,7 +266,8 @@ void Communicator::begin(Operation& operation) {
 void Communicator::finish(const Entry& entry, std::optional<Error> error) {
   if (entry->completed) {
     const Completed completed = std::move(entry->completed);
-    completed(error, std::move(entry->all));
+    // MPI may still write into what an operation that failed was given.
+    completed(error, error ? Bytes() : std::move(entry->all));
   }
   std::lock_guard<std::mutex> lock(mutex_);
   entry->done = true;
@@ -274,25 +275,26 @@ void Communicator::finish(const Entry& entry, std::optional<Error> error) {
   done_.notify_all();
 }
 
-void Communicator::receive() {
+bool Communicator::receive() {
   Message message;
   long bytes = 0;
-  if (!mpi_->probe(&message.from, &message.tag, &bytes)) return;
+  if (!mpi_->probe(&message.from, &message.tag, &bytes)) return false;
   message.bytes.resize(static_cast<size_t>(bytes));
   if (const int code = mpi_->receive(message.bytes.data(), bytes, message.from, message.tag))
     throw inWords(code, "a message of another rank cannot be received");
   std::unique_lock<std::mutex> lock(mutex_);
   if (message.tag == kFailure) {
     if (!failure_) failure_ = std::string(message.bytes.begin(), message.bytes.end());
-    return;
+    return true;
   }
   if (message.tag == kFarewell) {
     ++farewells_;
-    return;
+    return true;
   }
   const Receiver receiver = receiver_;
   lock.unlock();
   if (receiver) receiver(std::move(message));
+  return true;
 }
 
 void Communicator::rest(std::chrono::steady_clock::time_point moved) {
@@ -369,8 +371,10 @@ void Communicator::serve() {
       }
       for (size_t i = 0; i < active_.size();) {
         int done = 0;
-        if (const int code = mpi_->test(active_[i]->request, &done))
+        if (const int code = mpi_->test(active_[i]->request, &done)) {
+          active_[i]->request = nullptr;  // gone with the error
           throw inWords(code, "the exchange with other ranks failed");
+        }
         if (!done) {
           ++i;
           continue;
@@ -380,7 +384,7 @@ void Communicator::serve() {
         active_.erase(active_.begin() + static_cast<std::ptrdiff_t>(i));
         finish(entry, {});
       }
-      receive();
+      while (receive()) moved = true;
     } catch (const Error& problem) {
       fail(problem.what());
     }

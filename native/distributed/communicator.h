@@ -95,7 +95,8 @@ class Communicator final : public Collectives {
   void begin(Operation& operation);
   void post(Entry entry);
   void finish(const Entry& entry, std::optional<Error> error);
-  void receive();
+  // Whether there was a message.
+  bool receive();
   void leave(int status);
   void rest(std::chrono::steady_clock::time_point moved);
   Error broken() const;

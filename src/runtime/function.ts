@@ -437,7 +437,7 @@ class StepScalars {
 }
 
 /** A seed of up to 53 bits in the 32 that the generator's key has room for. @throws ERR_ARGUMENT for anything else. */
-function keyOf(seed: number): number {
+export function keyOf(seed: number): number {
   if (!Number.isSafeInteger(seed) || seed < 0)
     throw new SepconvError('ERR_ARGUMENT', `compile: seed must be a whole number of at least 0, got ${String(seed)}`, {
       subject: 'seed',
@@ -447,7 +447,7 @@ function keyOf(seed: number): number {
 }
 
 /** Parameters that share a factor of the learning rate are updated in one call. */
-function byFactor(pairs: readonly ParameterGradient[], rateOf: TrainOptions['rateOf'] = () => 1): [number, ParameterGradient[]][] {
+export function byFactor(pairs: readonly ParameterGradient[], rateOf: TrainOptions['rateOf'] = () => 1): [number, ParameterGradient[]][] {
   const groups = new Map<number, ParameterGradient[]>()
   for (const pair of pairs) {
     const factor = rateOf(pair.variable)
@@ -456,7 +456,7 @@ function byFactor(pairs: readonly ParameterGradient[], rateOf: TrainOptions['rat
   return [...groups]
 }
 
-const multiplied = (rate: Value, factor: number): Value =>
+export const multiplied = (rate: Value, factor: number): Value =>
   emit(opDefinition('binary'), [rate, rate.graph.constant({ shape: [], dtype: 'float32' }, Float32Array.of(factor))], {
     function: 'multiply',
   })

@@ -71,6 +71,8 @@ export type FitEvent =
       readonly seconds: number
       readonly waitShare: number
       readonly skipped: readonly string[]
+      /** Of asynchronous ranks: updates of any rank between reading weights and applying what was computed on them. */
+      readonly staleness?: { readonly mean: number; readonly max: number }
     }
   | { readonly type: 'checkpoint'; readonly step: number; readonly path: string }
   | { readonly type: 'stopped'; readonly epoch: number; readonly step: number; readonly out: string | null }

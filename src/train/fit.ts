@@ -19,9 +19,10 @@ import type { Model } from '../models/model.js'
 import { compile, type CompiledFunction, type TrainStep } from '../runtime/function.js'
 import { readState, releaseState, writeState } from '../runtime/state.js'
 import type { Tensor } from '../runtime/tensor.js'
+import { Asynchronous, type Staleness } from './asynchronous.js'
 import { type TrackedAverage, weightAverage } from './average.js'
 import { mixes } from '../data/mix.js'
-import { BatchMaker, lossOf } from './batch.js'
+import { BatchMaker, lossOf, type StepInputs } from './batch.js'
 import { BEST, LAST, loadCheckpoint, openRun, PREDICTIONS, saveCheckpoint, storedState, type TrainingState } from './checkpoint.js'
 import { type Evaluation, Evaluator, type Scored } from './evaluate.js'
 import type { FitEvent, Metric, Scores } from './events.js'
@@ -135,7 +136,9 @@ class Run {
   /** Averages that have their first value. */
   readonly #started = new Set<Variable>()
   #level: number
-  #step: Step
+  #step: Step | undefined
+  /** In place of a step, where ranks do not wait for each other. */
+  #asynchronous: Asynchronous | undefined
   #evaluator: Evaluator | undefined
   #scored: Scored[] = []
   #log: RunLog | undefined
@@ -151,6 +154,8 @@ class Run {
   #rate = 0
   /** Where this rank writes: rank 0 does for all. */
   readonly #out: string | undefined
+  /** Sums of the epoch that all ranks already have in common. */
+  #settled = new EpochMeter().sums
   /** Of several ranks: whether one of them wanted to stop at the last step. */
   #agreed = false
 
@@ -169,15 +174,27 @@ class Run {
     this.#freezing = new Freezing(model, options)
     this.#level = this.#freezing.level(1)
     this.#freezing.apply(this.#level)
-    this.#step = this.#compile()
+    this.#compile()
     this.#finite = compile(() => emit(opDefinition('allFinite'), [...model.variables.values()].map(read)), { device: model.device })
     this.#evaluator = this.#newEvaluator()
   }
 
-  #compile(): Step {
+  #compile(): void {
+    this.#step?.dispose()
+    this.#asynchronous?.dispose()
     const { model } = this.options
-    const { accumulate, clipNorm, seed } = this.settings
-    return compile(
+    const { accumulate, clipNorm, seed, asynchronous } = this.settings
+    const { ranks } = this.team
+    if (asynchronous && ranks) {
+      this.#asynchronous = new Asynchronous({
+        ...{ ranks, model, optimizer: this.#optimizer, settings: this.settings, maxStaleness: asynchronous.maxStaleness },
+        ...(this.#average && { average: this.#average }),
+        ...(this.options.memoryLimit !== undefined && { memoryLimit: this.options.memoryLimit }),
+        rateOf: (variable) => this.#freezing.rateOf(variable),
+      })
+      return
+    }
+    this.#step = compile(
       ({ images, labels }: { images: Value; labels: Value }) => {
         const logits = model(images)
         return { loss: lossOf(logits, labels, this.settings), logits }
@@ -214,8 +231,7 @@ class Run {
     if (level === this.#level) return false
     this.#level = level
     this.#freezing.apply(level)
-    this.#step.dispose()
-    this.#step = this.#compile()
+    this.#compile()
     // Its program reads averages in place of weights, and there are more of them now.
     this.#evaluator?.dispose()
     this.#evaluator = this.#newEvaluator()
@@ -261,6 +277,7 @@ class Run {
       await this.#thaw(Math.floor(Math.max(0, stored.step - 1) / stepsPerEpoch) + 1)
       this.#state = out === undefined ? stored : await loadCheckpoint(out, model, this.#companions())
       this.#meter.restore(this.#state)
+      this.#settled = this.#meter.sums
       this.#stored = this.#state.step
     }
     await team.adopt([...model.variables.values(), ...this.#companions()], model.executor)
@@ -274,7 +291,7 @@ class Run {
       images: data.train.length,
       validationImages: data.validation.length,
       classes: data.classes.length,
-      parameters: this.#step.parameters.length,
+      parameters: this.#asynchronous?.parameters ?? this.#step!.parameters.length,
       frozen: this.#freezing.frozen,
       device: model.device,
       ranks: team.size,
@@ -317,7 +334,12 @@ class Run {
           epochStart = performance.now()
         }
         const every = this.options.checkpointSteps
-        const due = every === undefined ? performance.now() - saved > CHECKPOINT_SECONDS * 1e3 : (step + 1) % every === 0
+        // Asynchronous ranks have one state in common at the end of an epoch only.
+        const due = this.#asynchronous
+          ? false
+          : every === undefined
+            ? performance.now() - saved > CHECKPOINT_SECONDS * 1e3
+            : (step + 1) % every === 0
         if (last || due) {
           yield* this.#save()
           saved = performance.now()
@@ -335,7 +357,8 @@ class Run {
   }
 
   async dispose(): Promise<void> {
-    this.#step.dispose()
+    this.#step?.dispose()
+    this.#asynchronous?.dispose()
     this.#batches.dispose()
     this.#finite.dispose()
     this.#evaluator?.dispose()
@@ -375,7 +398,8 @@ class Run {
 
   /** Compiles the step, which creates velocities and averages; averages start as the weights themselves. */
   async #prepare(): Promise<void> {
-    this.#step.executable({ ...this.#batches.inputs })
+    if (this.#asynchronous) this.#asynchronous.prepare({ ...this.#batches.inputs })
+    else this.#step!.executable({ ...this.#batches.inputs })
     for (const [source, average] of this.#average?.entries() ?? []) {
       if (this.#started.has(average)) continue
       this.#started.add(average)
@@ -403,23 +427,48 @@ class Run {
     let [total, correct, part] = [0, 0, 0]
     for (const inputs of this.#batches.parts(batch)) {
       const sample = this.#state.sample + rank * (size / ranks) + part * rows
-      const { loss, logits, finite } = await this.#step.run({ ...inputs }, { rate, decay, sample, part })
-      const read = await Promise.all([loss.data(), finite.data(), logits.data()])
-      const [value, flag] = [read[0][0]!, read[1][0]!]
-      correct += countTop1(read[2] as Float32Array, accumulate === 1 ? known : known.slice(part * rows, (part + 1) * rows))
-      for (const tensor of [loss, logits, finite]) tensor.dispose()
+      const { value, flag, scores } = await this.#run(inputs, { rate, decay, sample, part })
+      correct += countTop1(scores, accumulate === 1 ? known : known.slice(part * rows, (part + 1) * rows))
       if (flag === 0)
         throw this.#diverged(this.#state.step + 1, Number.isFinite(value) ? 'a gradient is not finite' : `the loss is ${value}`, value)
       total += value / accumulate
       part++
     }
     const computeMs = performance.now() - since
+    if (this.#asynchronous) {
+      // Every rank counts its own pictures; they are added up at the end of the epoch.
+      const all = { correct, stop: await this.#asynchronous.agreed(this.#wishes), waitMs: batch.waitMs, decodeMs: batch.decodeMs }
+      this.#meter.add(total, correct, size / ranks)
+      return { loss: total, all, computeMs }
+    }
     const { busySeconds = 0, waitSeconds = 0 } = this.team.ranks?.statistics() ?? {}
     const exposedMs = waitSeconds * 1e3
     const { waitMs, decodeMs } = batch
     const all = await this.team.meet({ correct, stop: this.#wishes, ownMs: computeMs - exposedMs, waitMs, decodeMs })
     this.#meter.add(total, all.correct, size)
     return { loss: total, all, computeMs, ...(ranks > 1 && { reduceMs: busySeconds * 1e3, exposedMs }) }
+  }
+
+  async #run(inputs: StepInputs, at: { rate: number; decay: number; sample: number; part: number }) {
+    if (this.#asynchronous) {
+      const { loss, finite, logits } = await this.#asynchronous.step(inputs, at)
+      return { value: loss, flag: finite, scores: logits }
+    }
+    const { loss, logits, finite } = await this.#step!.run({ ...inputs }, at)
+    const read = await Promise.all([loss.data(), finite.data(), logits.data()])
+    for (const tensor of [loss, logits, finite]) tensor.dispose()
+    return { value: read[0][0]!, flag: read[1][0]!, scores: read[2] as Float32Array }
+  }
+
+  /** Brings asynchronous ranks together: the same weights everywhere, the epoch's sums over all of them. */
+  async #settle(): Promise<Staleness | undefined> {
+    if (!this.#asynchronous) return undefined
+    const { staleness, stop } = await this.#asynchronous.settle(this.#companions(), this.#wishes)
+    this.#agreed ||= stop
+    this.#state = { ...this.#state, ...(await this.team.sum(this.#meter.sums, this.#settled)) }
+    this.#meter.restore(this.#state)
+    this.#settled = this.#meter.sums
+    return staleness
   }
 
   #diverged(step: number, reason: string, given?: number): SepconvError {
@@ -445,6 +494,7 @@ class Run {
   async *#finishEpoch(epoch: number, waitShare: number, since: number): AsyncGenerator<FitEvent, void, undefined> {
     const { snapshots } = this.options
     const out = this.#out
+    const staleness = await this.#settle()
     await this.#checkWeights()
     const evaluation = yield* this.#evaluate(epoch)
     const scores = evaluation && scoresOf(evaluation)
@@ -452,6 +502,7 @@ class Run {
     const best = value !== undefined && isBetter(this.settings.metric, value, this.#state.best?.value)
     const { loss, top1 } = this.#meter
     this.#meter = new EpochMeter()
+    this.#settled = this.#meter.sums
     this.#state = { ...this.#state, ...this.#meter.sums, best: best ? { metric: this.settings.metric, value, epoch } : this.#state.best }
     if (out !== undefined) {
       if (best || !this.#evaluator) await this.#saveWeights(join(out, BEST))
@@ -461,7 +512,19 @@ class Run {
     }
     const skipped = [...(this.#pictures?.statistics.skipped.keys() ?? []), ...(evaluation?.skipped.keys() ?? [])]
     const seconds = (performance.now() - since) / 1e3
-    yield* this.#emit({ type: 'epoch', epoch, step: this.#state.step, loss, top1, validation: scores, best, seconds, waitShare, skipped })
+    yield* this.#emit({
+      type: 'epoch',
+      epoch,
+      step: this.#state.step,
+      loss,
+      top1,
+      validation: scores,
+      best,
+      seconds,
+      waitShare,
+      skipped,
+      ...(staleness && { staleness }),
+    })
   }
 
   async *#evaluate(epoch: number): AsyncGenerator<FitEvent, Evaluation | null, undefined> {
@@ -472,6 +535,7 @@ class Run {
   }
 
   async *#stop(stepsPerEpoch: number): AsyncGenerator<FitEvent, void, undefined> {
+    await this.#settle()
     yield* this.#save()
     const { step } = this.#state
     await this.#adoptAverage()

@@ -57,13 +57,18 @@ export interface TrainingSettings {
   patience?: number
   /** With several ranks, whose rows batch norm takes its statistics over: the rank's own, or all of them. Default `'local'`. */
   batchNorm?: 'local' | 'synchronised'
+  /**
+   * With several ranks: none waits for the others' gradients. Each sends its own to the ranks that own the weights and goes on with what it
+   * has, which may lack updates of at most `maxStaleness` steps of any rank. Not the same from run to run. Default: off.
+   */
+  asynchronous?: { readonly maxStaleness: number } | false
   /** What a step stores feature maps and their gradients in; parameters, optimizer and loss stay float32. Default `'float32'`. */
   precision?: Precision
 }
 
 const SETTINGS: readonly (keyof TrainingSettings)[] = [
   ...(['epochs', 'batch', 'size', 'rate', 'optimizer', 'schedule', 'loss', 'labelSmoothing', 'average', 'averageDecay'] as const),
-  ...(['clipNorm', 'accumulate', 'augment', 'mix', 'seed', 'metric', 'patience', 'precision', 'batchNorm'] as const),
+  ...(['clipNorm', 'accumulate', 'augment', 'mix', 'seed', 'metric', 'patience', 'precision', 'batchNorm', 'asynchronous'] as const),
 ]
 /** Names of settings, for those who pass them on. */
 export const SETTING_NAMES: readonly string[] = SETTINGS
@@ -113,6 +118,7 @@ export function resolveSettings(
     patience: rest.patience,
     precision: rest.precision ?? 'float32',
     batchNorm: rest.batchNorm ?? 'local',
+    asynchronous: rest.asynchronous ?? false,
   }
   check(settings, model, data, ranks)
   return settings
@@ -155,6 +161,13 @@ function check(settings: Settings, model: Model, data: Dataset, ranks: number): 
       expected: `a multiple of ${accumulate * ranks}`,
       given: batch,
     })
+  if (settings.asynchronous) {
+    const { maxStaleness } = settings.asynchronous
+    checkRange('fit', 'asynchronous.maxStaleness', maxStaleness, (x) => Number.isInteger(x) && x >= 0, 'a whole number of at least 0')
+    const clash = { accumulate: accumulate > 1, "batchNorm: 'synchronised'": settings.batchNorm === 'synchronised' }
+    for (const [name, wrong] of Object.entries(clash))
+      if (wrong) throw new SepconvError('ERR_ARGUMENT', `fit: asynchronous training has no ${name}`, { subject: 'asynchronous' })
+  }
   if (ranks > 1 && model.executor.target.name === 'reference')
     throw new SepconvError('ERR_DEVICE', 'fit: the reference device trains alone', {
       subject: 'device',
@@ -210,7 +223,7 @@ function checkLabels({ classes, train, validation, multiLabel }: Dataset): void 
 export function describeRun(
   model: Model,
   data: Dataset,
-  { size, batchNorm, ...settings }: Settings,
+  { size, batchNorm, asynchronous, ...settings }: Settings,
   optimizer: Readonly<Record<string, unknown>>,
 ) {
   const { schedule, loss, clipNorm = null, patience = null } = settings
@@ -229,6 +242,7 @@ export function describeRun(
     settings: {
       ...settings,
       ...(batchNorm !== 'local' && { batchNorm }),
+      ...(asynchronous && { asynchronous }),
       size,
       optimizer,
       schedule: name(schedule),

@@ -97,6 +97,14 @@ export class Team {
     }
   }
 
+  /** Sums over all ranks of what each has counted beyond `common`, and that once. */
+  async sum<T extends Record<string, number>>(own: T, common: T): Promise<T> {
+    if (!this.ranks) return own
+    const names = Object.keys(own)
+    const all = await this.ranks.numbers(names.map((name) => own[name]! - common[name]!))
+    return Object.fromEntries(names.map((name, i) => [name, common[name]! + all.reduce((total, row) => total + row[i]!, 0)])) as T
+  }
+
   /** Begins an epoch: stragglers may be named again. */
   forgive(): void {
     this.#named.clear()

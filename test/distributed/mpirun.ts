@@ -1,6 +1,7 @@
 /** Running programs as several ranks, for tests; where there is no MPI they are skipped by name. */
 
 import { spawn, spawnSync } from 'node:child_process'
+import { existsSync } from 'node:fs'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { builtCli } from '../cli/built.js'
@@ -26,11 +27,18 @@ export interface Ended {
   readonly seconds: number
 }
 
-/** Starts `node …args` as `count` ranks, or alone for 1; `watch` sees what they print as it comes, and mpirun's process id. */
+/** Starts `node …args` as `count` ranks, or alone for 1; `watch` sees what they print as it comes, and mpirun's process id;
+ * once the file `stopAt` is there, mpirun gets SIGUSR2, as from Ctrl-C under --workers and from Slurm. */
 export function ranks(
   count: number,
   args: readonly string[],
-  options: { cwd?: string; env?: NodeJS.ProcessEnv; watch?: (stderr: string, pid: number) => void; launcher?: readonly string[] } = {},
+  options: {
+    cwd?: string
+    env?: NodeJS.ProcessEnv
+    watch?: (stderr: string, pid: number) => void
+    stopAt?: string
+    launcher?: readonly string[]
+  } = {},
 ): Promise<Ended> {
   builtCli()
   const bound = openMpi ? ['--oversubscribe', '--bind-to', 'none'] : []
@@ -50,8 +58,14 @@ export function ranks(
     stderr += text
     options.watch?.(stderr, child.pid!)
   })
+  const stop = setInterval(() => {
+    if (!options.stopAt || !existsSync(options.stopAt)) return
+    clearInterval(stop)
+    child.kill('SIGUSR2')
+  }, 5)
   return new Promise((resolve, reject) => {
     child.on('error', reject)
+    child.on('close', () => clearInterval(stop))
     child.on('close', (status) => resolve({ status, stdout, stderr, seconds: (performance.now() - since) / 1e3 }))
   })
 }

@@ -60,6 +60,8 @@ export function trainCommand(): Command {
     .optionsGroup('Several processes (docs/cluster.md):')
     .option('--workers <n>', 'train in so many processes of this machine, by mpirun; --batch counts all of them', wholeNumber())
     .option('--sync-batch-norm', "batch norm takes its statistics over all processes' rows, as one process would")
+    .option('--asynchronous', 'processes do not wait for the gradients of others, as the paper trained on JFT')
+    .option('--max-staleness <steps>', 'of asynchronous: how many steps weights may lag behind any process (default: 4)', wholeNumber(0))
     .addHelpText(
       'after',
       '\nExamples:\n  $ sepconv train pets/ --epochs 20 --size 150\n  $ sepconv train imagenet/ --model inception_v3 --recipe paper-imagenet --batch 64\n  $ sepconv train pets/ --weights keras/xception --freeze middle --layer-rates exit=0.1\n  $ sepconv train --resume runs/pets\n  $ sepconv train pets/ --workers 4 --batch 64\n  $ mpirun -n 16 --hostfile hosts npx sepconv train /data/imagenet --device cuda --batch 1024\n  $ sepconv train pets/ --width 0.25 --middle-repeats 2 --size 96 --batch 64 --json > events.jsonl',
