@@ -26,7 +26,7 @@
       "conditions": [
         ["target_arch=='x64'", {"dependencies": ["sepconv_avx2", "sepconv_avx512", "sepconv_avx512bf16"]}],
         ["target_arch=='arm64'", {"dependencies": ["sepconv_neon"]}],
-        ["OS=='linux'", {"ldflags": ["-Wl,--exclude-libs,ALL", "-Wl,--gc-sections"], "libraries": ["-lpthread"]}],
+        ["OS=='linux'", {"ldflags": ["-Wl,--exclude-libs,ALL", "-Wl,--gc-sections"], "libraries": ["-lpthread", "-ldl"]}],
         ["nvcc==''", {"sources": ["<!@(node scripts/sources.mjs withoutCuda)"]}],
         ["nvcc!=''", {
           "sources": ["<!@(node scripts/sources.mjs cuda)"],

@@ -23,7 +23,7 @@ function run(name, command, args) {
 
 const sources = ['native', 'test']
   .flatMap((folder) => readdirSync(path.join(root, folder), { recursive: true }).map((file) => path.join(folder, file)))
-  .filter((file) => /\.(cc|h|cu|cuh|inl)$/.test(file))
+  .filter((file) => /\.(c|cc|h|cu|cuh|inl)$/.test(file))
   .sort()
 
 run('biome', process.execPath, [require.resolve('@biomejs/biome/bin/biome'), 'format', ...(check ? [] : ['--write'])])

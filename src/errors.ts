@@ -18,6 +18,8 @@ export type ErrorCode =
   | 'ERR_DIVERGED' // the loss became NaN or infinite
   | 'ERR_BUSY' // another process owns the output folder
   | 'ERR_NATIVE' // the native addon is missing, of another version, or failed
+  | 'ERR_MPI' // no MPI library, one that does not fit, or one that failed
+  | 'ERR_RANK' // a rank of the job left it, or differs from the others
   | 'ERR_INTERNAL' // a defect of sepconv itself
 
 /** What an error can say besides its message; each field lands on the error object for programs to read. */

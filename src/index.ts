@@ -16,6 +16,7 @@ export {
   type CompileOptions,
   compile,
   type Optimizer,
+  type RankOptions,
   type ParameterGradient,
   type ParameterValue,
   type StepOptions,
@@ -50,6 +51,7 @@ export {
   type RgbImage,
 } from './data/image.js'
 export { decodePredictions, type DecodedPrediction, IMAGENET_LABELS, IMAGENET_SYNSETS } from './data/imagenet.js'
+export { Communicator, openCommunicator, type ReductionStatistics } from './distributed/communicator.js'
 export { fetchWeights, type FetchOptions } from './weights/fetch.js'
 export { type AverageKind, type TrackedAverage, weightAverage } from './train/average.js'
 export {

@@ -1,6 +1,6 @@
-// The addon's exports: version, executors(), openExecutor(name, {threads, isa}), mapFile(path), and for benchmarks
-// cudaLibraries(), peakGflops(isa, threads, bfloat16) and copyGbps(bytes, threads). No device is touched before
-// executors() or openExecutor() is called.
+// The addon's exports: version, executors(), openExecutor(name, {threads, isa}), openCommunicator(shim),
+// mapFile(path), and for benchmarks cudaLibraries(), peakGflops(isa, threads, bfloat16) and copyGbps(bytes, threads).
+// No device is touched before executors() or openExecutor() is called.
 #include <napi.h>
 
 #include "../cpu/probe.h"
@@ -80,11 +80,13 @@ Napi::Object initialise(Napi::Env env, Napi::Object exports) {
   classes->executor = Napi::Persistent(ExecutorWrapper::define(env));
   classes->memory = Napi::Persistent(MemoryWrapper::define(env));
   classes->program = Napi::Persistent(ProgramWrapper::define(env));
+  classes->communicator = Napi::Persistent(CommunicatorWrapper::define(env));
   env.SetInstanceData(classes);
   exports.Set("version", SEPCONV_VERSION);
   exports.Set("executors", Napi::Function::New(env, executors, "executors"));
   exports.Set("cudaLibraries", Napi::Function::New(env, cudaLibrariesOf, "cudaLibraries"));
   exports.Set("openExecutor", Napi::Function::New(env, openExecutor, "openExecutor"));
+  exports.Set("openCommunicator", Napi::Function::New(env, CommunicatorWrapper::open, "openCommunicator"));
   exports.Set("mapFile", Napi::Function::New(env, mapFile, "mapFile"));
   exports.Set("peakGflops", Napi::Function::New(env, peakGflops, "peakGflops"));
   exports.Set("copyGbps", Napi::Function::New(env, copyGbps, "copyGbps"));

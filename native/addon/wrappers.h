@@ -1,18 +1,19 @@
-// The three classes that JavaScript gets: NativeExecutor, NativeMemory, NativeProgram. Their constructors and the type
-// tags that keep foreign objects out belong to the environment, so worker threads may load the addon too.
+// The classes that JavaScript gets: NativeExecutor, NativeMemory, NativeProgram, NativeCommunicator. Their constructors
+// and the type tags that keep foreign objects out belong to the environment, so worker threads may load the addon too.
 #pragma once
 #include <napi.h>
 
 #include <memory>
 #include <unordered_map>
 
+#include "../distributed/communicator.h"
 #include "device.h"
 
 namespace sepconv::addon {
 
 // Per environment.
 struct Classes {
-  Napi::FunctionReference executor, memory, program;
+  Napi::FunctionReference executor, memory, program, communicator;
 };
 
 class MemoryWrapper : public Napi::ObjectWrap<MemoryWrapper> {
@@ -85,6 +86,41 @@ class ExecutorWrapper : public Napi::ObjectWrap<ExecutorWrapper> {
   void setThreads(const Napi::CallbackInfo& info);
 
   std::shared_ptr<Device> device_;
+};
+
+// The ranks of an MPI job (communicator.cc).
+class CommunicatorWrapper : public Napi::ObjectWrap<CommunicatorWrapper> {
+ public:
+  static Napi::Function define(Napi::Env env);
+  // Starts MPI, once per process.
+  static Napi::Value open(const Napi::CallbackInfo& info);
+  explicit CommunicatorWrapper(const Napi::CallbackInfo& info);
+  ~CommunicatorWrapper() override;
+
+ private:
+  struct Settled;
+  Napi::Value allGather(const Napi::CallbackInfo& info);
+  Napi::Value gather(const Napi::CallbackInfo& info);
+  Napi::Value broadcast(const Napi::CallbackInfo& info);
+  Napi::Value send(const Napi::CallbackInfo& info);
+  void receive(const Napi::CallbackInfo& info);
+  void fail(const Napi::CallbackInfo& info);
+  void close(const Napi::CallbackInfo& info);
+  Napi::Value statistics(const Napi::CallbackInfo& info);
+
+  distributed::Communicator& communicator() const;
+  template <class Start>
+  Napi::Value post(const Napi::CallbackInfo& info, const Start& start);
+  void stop();
+  static void cleanUp(void* wrapper);
+
+  const Napi::Env env_;
+  std::unique_ptr<distributed::Communicator> communicator_;
+  Napi::ThreadSafeFunction completion_;
+  Napi::FunctionReference receiver_;
+  size_t promises_ = 0;  // open; while there are any, the process stays alive
+  bool listening_ = false;
+  bool stopped_ = false;
 };
 
 Napi::Value mapFile(const Napi::CallbackInfo& info);  // map.cc

@@ -85,6 +85,7 @@ void registerLossKernels(Registry& registry);           // kernels/loss.cc
 void registerShapeKernels(Registry& registry);          // kernels/shape.cc
 void registerUpdateKernels(Registry& registry);         // kernels/update.cc
 void registerOptimizerKernels(Registry& registry);      // kernels/optimizer.cc
+void registerAllReduceKernels(Registry& registry);      // kernels/all_reduce.cc
 const Registry& kernels();
 
 }  // namespace sepconv::cpu

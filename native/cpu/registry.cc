@@ -15,6 +15,7 @@ const Registry& kernels() {
     registerShapeKernels(all);
     registerUpdateKernels(all);
     registerOptimizerKernels(all);
+    registerAllReduceKernels(all);
     return all;
   }();
   return registry;

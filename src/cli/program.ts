@@ -77,7 +77,8 @@ export async function runCli(args: readonly string[]): Promise<number> {
   }
 }
 
-function report(error: unknown): number {
+/** Says what went wrong; returns the exit status. */
+export function report(error: unknown): number {
   if (error instanceof ExitStatus) return error.status
   // Help and version end by this error too, with exit code 0; its message has been printed.
   if (error instanceof CommanderError) return error.exitCode === 0 ? 0 : 2

@@ -34,12 +34,17 @@ export function trainReporter(batch: number): (event: FitEvent) => void {
         `loss ${significant(loss)}   top-1 ${percent(top1)}   decode ${ms(decodeMs)} wait ${ms(waitMs)} compute ${ms(computeMs)}`,
         event.imagesPerSecond,
       )
+    } else if (event.type === 'straggler') {
+      say(
+        `step ${event.step}: rank ${event.rank} (${event.host}) takes ${event.times.toFixed(1)} times as long as the others, which wait for it`,
+      )
     } else if (event.type === 'epoch') {
       progress?.finish()
       const { loss, top1, validation, best, waitShare, seconds, skipped } = event
+      const old = event.staleness ? `   staleness ${event.staleness.mean.toFixed(1)}, at most ${event.staleness.max}` : ''
       const held = validation ? `   held out: ${scores(validation)}` : ''
       say(
-        `epoch ${event.epoch}/${epochs}   loss ${significant(loss)}   top-1 ${percent(top1)}${held}${best ? '   best so far' : ''}   waited ${percent(waitShare)}   ${seconds.toFixed(1)} s`,
+        `epoch ${event.epoch}/${epochs}   loss ${significant(loss)}   top-1 ${percent(top1)}${held}${best ? '   best so far' : ''}${old}   waited ${percent(waitShare)}   ${seconds.toFixed(1)} s`,
       )
       if (skipped.length > 0) say(`skipped ${skipped.length} unreadable pictures: ${skipped.slice(0, 5).join(', ')}`)
       if (waitShare > STARVED && event.epoch > 1 && !warned) {

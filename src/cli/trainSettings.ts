@@ -117,6 +117,10 @@ export function givenOptions(flags: Readonly<Record<string, unknown>>): Omit<Fit
     ...group('schedule', schedule),
     ...group('augment', augment),
     ...group('mix', same('mixup', 'cutmix')),
+    ...(flags.syncBatchNorm === true && { batchNorm: 'synchronised' as const }),
+    ...((flags.asynchronous === true || flags.maxStaleness !== undefined) && {
+      asynchronous: { maxStaleness: (flags.maxStaleness as number | undefined) ?? 4 },
+    }),
     ...(flags.augment === false && { augment: false as const }),
     ...(flags.memoryLimit !== undefined && { memoryLimit: (flags.memoryLimit as number) * MEBIBYTE }),
   }

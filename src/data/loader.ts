@@ -27,7 +27,7 @@ import { Sampler } from './sampler.js'
 
 /** One batch; its arrays belong to the receiver. */
 export interface Batch {
-  /** [n, size, size, 3]; rows without a sample are zero. */
+  /** [n, size, size, 3], n the rows of the batch that are made here; rows without a sample are zero. */
   readonly images: Uint8Array
   /** [n]; -1 for rows without a sample, which losses and metrics leave out. */
   readonly labels: Int32Array
@@ -72,6 +72,11 @@ export interface LoaderOptions {
    * stay full), `'mask'` its row with label -1 (default without, so that evaluation counts what is there), or `'throw'`.
    */
   corrupt?: 'replace' | 'mask' | 'throw'
+  /**
+   * One of several loaders that share each batch: it makes rows `index` · batch / `count` up to the next one's, and with `mirror` the rows
+   * at the same distance from the batch's end behind them (unless they are the same), for mixing. Default: all rows.
+   */
+  share?: { readonly index: number; readonly count: number; readonly mirror?: boolean }
   /** Batches made ahead of the consumer. Default 2. */
   prefetch?: number
   /** Pictures in the works at a time. Default: libuv's threads (UV_THREADPOOL_SIZE, 4), at most the cores. */
@@ -98,7 +103,7 @@ export interface LoaderStatistics {
 }
 
 const OPTIONS: readonly (keyof LoaderOptions)[] = [
-  ...(['size', 'batch', 'seed', 'shuffle', 'order', 'augment', 'preprocess', 'epochs', 'start', 'last', 'corrupt'] as const),
+  ...(['size', 'batch', 'seed', 'shuffle', 'order', 'augment', 'preprocess', 'epochs', 'start', 'last', 'corrupt', 'share'] as const),
   ...(['prefetch', 'parallel', 'cacheBytes', 'load', 'read', 'signal'] as const),
 ]
 
@@ -121,6 +126,19 @@ interface Run {
   usable: number
 }
 
+function rowsOf(batch: number, { index, count, mirror = false }: NonNullable<LoaderOptions['share']> = { index: 0, count: 1 }): number[] {
+  if (!Number.isSafeInteger(count) || count < 1 || batch % count !== 0 || !Number.isSafeInteger(index) || index < 0 || index >= count)
+    throw new SepconvError('ERR_ARGUMENT', `loader: share ${index} of ${count} does not fit a batch of ${batch}`, {
+      subject: 'share',
+      expected: 'a number that divides the batch, and an index below it',
+      given: count,
+    })
+  const own = batch / count
+  const from = (first: number) => Array.from({ length: own }, (_, row) => first + row)
+  const [first, opposite] = [index * own, batch - (index + 1) * own]
+  return mirror && first !== opposite ? [...from(first), ...from(opposite)] : from(first)
+}
+
 /**
  * An AsyncIterable of {@link Batch}es. May be iterated more than once (each evaluation, for instance); the cache and the statistics
  * carry over.
@@ -133,8 +151,12 @@ export class ImageLoader implements AsyncIterable<Batch> {
   readonly batch: number
   /** Batches of one full epoch. */
   readonly batchesPerEpoch: number
+  /** Places in the batch of the rows that are made here. */
+  private readonly rows: readonly number[]
+  private readonly shared: boolean
   private readonly sampler: Sampler
-  private readonly options: Required<Omit<LoaderOptions, 'augment' | 'preprocess' | 'signal' | 'order'>> & Pick<LoaderOptions, 'signal'>
+  private readonly options: Required<Omit<LoaderOptions, 'augment' | 'preprocess' | 'signal' | 'order' | 'share'>> &
+    Pick<LoaderOptions, 'signal'>
   private readonly augment: ResolvedAugment | undefined
   private readonly evaluation: Required<PreprocessOptions>
   private readonly cache = new Map<number, RgbImage>()
@@ -176,6 +198,8 @@ export class ImageLoader implements AsyncIterable<Batch> {
     this.options = resolved
     this.size = resolved.size
     this.batch = resolved.batch
+    this.rows = rowsOf(resolved.batch, options.share)
+    this.shared = (options.share?.count ?? 1) > 1
     this.sampler = new Sampler({ count: samples.length, seed: resolved.seed, shuffle, ...(options.order && { order: options.order }) })
     this.augment = options.augment ? resolveAugment(options.augment) : undefined
     this.evaluation = resolvePreprocess({ ...options.preprocess, size: resolved.size })
@@ -220,7 +244,8 @@ export class ImageLoader implements AsyncIterable<Batch> {
         const waitMs = performance.now() - since
         run.usable += batch.count
         if (head.planned.endsEpoch) {
-          if (run.usable === 0) throw this.unusable()
+          // Another loader may have had all the rows of a small set.
+          if (run.usable === 0 && !this.shared) throw this.unusable()
           run.usable = 0
         }
         this.totals.batches++
@@ -253,18 +278,18 @@ export class ImageLoader implements AsyncIterable<Batch> {
 
   private async assemble({ epoch, start, rows, next }: Planned, run: Run): Promise<Omit<Batch, 'waitMs'>> {
     const bytes = this.size * this.size * 3
-    const images = new Uint8Array(this.batch * bytes)
-    const labels = new Int32Array(this.batch).fill(-1)
-    const indices = new Int32Array(this.batch).fill(-1)
+    const images = new Uint8Array(this.rows.length * bytes)
+    const labels = new Int32Array(this.rows.length).fill(-1)
+    const indices = new Int32Array(this.rows.length).fill(-1)
     let decodeMs = 0
     let failed = false
     const results = await Promise.allSettled(
-      Array.from({ length: rows }, (_, row) =>
+      this.rows.map((place, row) =>
         run.gate.enter(async () => {
-          if (run.stopped || failed) return
+          if (place >= rows || run.stopped || failed) return
           const since = performance.now()
           try {
-            const index = await this.fill(start + row, images.subarray(row * bytes, (row + 1) * bytes), run)
+            const index = await this.fill(start + place, images.subarray(row * bytes, (row + 1) * bytes), run)
             if (index === undefined) return
             indices[row] = index
             labels[row] = this.samples[index]!.label

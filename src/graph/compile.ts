@@ -8,6 +8,7 @@ import { fusePrologue } from './passes/fuse-prologue.js'
 import { fuseSeparable, fuseStatistics } from './passes/fuse-separable.js'
 import { hoist, packFilters } from './passes/prepare.js'
 import { recompute } from './passes/recompute.js'
+import { bucketReductions } from './passes/reductions.js'
 import { assignStorage } from './passes/storage.js'
 import type { Precision } from './precision.js'
 import type { Graph } from './graph.js'
@@ -36,12 +37,13 @@ export function compileGraph(traced: Graph, target: Target, options: CompileGrap
   const { precision = 'float32' } = options
   let graph = decompose(eliminateDeadCode(traced))
   if (options.optimise === false) {
-    graph = assignStorage(graph, precision, target)
+    graph = bucketReductions(assignStorage(graph, precision, target))
     return { graph, main: lower(graph, target) }
   }
   graph = assignStorage(fusePrologue(fuseEpilogue(mergeCommon(graph))), precision, target)
   if (options.memoryLimit !== undefined) graph = recompute(graph, options.memoryLimit, target)
   graph = packFilters(fuseAverage(fuseStatistics(fuseSeparable(graph, target), target), target), target)
-  const { main, prepare } = hoist(graph)
+  const { main: step, prepare } = hoist(graph)
+  const main = bucketReductions(step)
   return { graph: main, main: lower(main, target), ...(prepare && { prepare: lower(prepare, target) }) }
 }

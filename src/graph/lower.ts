@@ -7,7 +7,7 @@
 import { SepconvError } from '../errors.js'
 import type { Call, Place, Program, ProgramBuffer } from '../runtime/program.js'
 import { type Attributes, definitionOf, type Graph, type Node, type Value } from './graph.js'
-import { type Plan, planMemory } from './plan.js'
+import { align, type Plan, planMemory } from './plan.js'
 import type { Target } from './target.js'
 import { byteLength, type TensorType } from './types.js'
 import type { Variable } from './variable.js'
@@ -30,7 +30,8 @@ interface Storage {
   name?: string
   data?: string
   variable?: Variable
-  readonly workspaceOf?: number
+  /** The storages that lie side by side with this one, in order. */
+  bucket?: readonly Storage[]
 }
 
 interface Step {
@@ -104,6 +105,28 @@ export function lower(graph: Graph, target: Target): Lowered {
       touch(storage, lastRead.get(outputs[0]!) ?? step)
       return
     }
+    if (definition.memory) {
+      const mine = outputs.map((output, i) => {
+        const own = storages.get(inputs[i]!)!
+        const storage = definition.memory === 'inputs' || movable(own, i) ? own : add(output, 'arena', step)
+        storages.set(output, storage)
+        touch(storage, lastRead.get(output) ?? step)
+        return storage
+      })
+      if (definition.memory === 'bucket') for (const storage of mine) storage.bucket = mine
+      calls.push({ step, kernel: node.name, inputs: [...inputs], outputs: mine, node })
+      return
+    }
+    /** Whether a storage may become part of a bucket: nobody reads what it holds but this step, by this input. */
+    function movable(storage: Storage, i: number): boolean {
+      return (
+        storage.place === 'arena' &&
+        !storage.bucket &&
+        (extents.get(storage) ?? 0) <= step &&
+        byteLength(storage.type) === byteLength(outputs[i]!.type) &&
+        inputs.every((other, j) => j === i || storages.get(other!) !== storage)
+      )
+    }
     const mine = outputs.map((output, i) => {
       if (overwrite) {
         const storage = storages.get(inputs[overwrite(i, { inputs, outputs, attributes: node.attributes })]!)!
@@ -126,6 +149,8 @@ export function lower(graph: Graph, target: Target): Lowered {
         const input = from[i]
         const storage = input && storages.get(input)
         if (!storage || storage.place !== 'arena' || byteLength(storage.type) !== byteLength(output.type)) continue
+        // A sum over ranks writes it while this op runs.
+        if (storage.bucket) continue
         if ((extents.get(storage) ?? 0) > step || from.some((other, j) => j !== i && other && storages.get(other) === storage)) continue
         return storage
       }
@@ -176,16 +201,25 @@ export function lower(graph: Graph, target: Target): Lowered {
   const workspaces = calls.map((call, i) => target.workspaceBytes(...signature(call), attributes[i]!))
   const arena = [...index.keys()].filter(({ place }) => place === 'arena')
   const scratch = calls.flatMap(({ step }, i) => (workspaces[i]! > 0 ? [{ bytes: workspaces[i]!, from: step, to: step, call: i }] : []))
+  // What lies side by side is planned as one block, which lives as long as any of it.
+  const blocks = [...new Set(arena.map((storage) => storage.bucket ?? [storage]))]
   const plan = planMemory([
-    ...arena.map((storage) => ({
-      bytes: byteLength(storage.type),
-      from: storage.from,
-      to: Math.max(storage.from, extents.get(storage) ?? 0),
+    ...blocks.map((block) => ({
+      bytes: block.reduce((sum, { type }) => sum + align(byteLength(type)), 0),
+      from: Math.min(...block.map(({ from }) => from)),
+      to: Math.max(...block.map((storage) => Math.max(storage.from, extents.get(storage) ?? 0))),
     })),
     ...scratch,
   ])
-  const offsetOf = new Map(arena.map((storage, i) => [storage, plan.offsets[i]!]))
-  const workspaceAt = new Map(scratch.map(({ call }, i) => [call, plan.offsets[arena.length + i]!]))
+  const offsetOf = new Map<Storage, number>()
+  blocks.forEach((block, i) => {
+    let offset = plan.offsets[i]!
+    for (const storage of block) {
+      offsetOf.set(storage, offset)
+      offset += align(byteLength(storage.type))
+    }
+  })
+  const workspaceAt = new Map(scratch.map(({ call }, i) => [call, plan.offsets[blocks.length + i]!]))
 
   const buffers: ProgramBuffer[] = [...index.keys()].map((storage) => ({
     place: storage.place,
@@ -282,7 +316,13 @@ function lastReads(steps: readonly Step[], graph: Graph): Map<Value, number> {
 function claimOutputs(graph: Graph): Map<Value, string> {
   const claimed = new Map<Value, string>()
   for (const { name, value } of graph.outputs)
-    if (value.node.kind === 'op' && !definitionOf(value.node).alias && !(value.node.name in UPDATE_OPS) && !claimed.has(value))
+    if (
+      value.node.kind === 'op' &&
+      !definitionOf(value.node).alias &&
+      !definitionOf(value.node).memory &&
+      !(value.node.name in UPDATE_OPS) &&
+      !claimed.has(value)
+    )
       claimed.set(value, name)
   return claimed
 }

@@ -47,6 +47,11 @@ export interface OpDefinition {
   macs?(inputs: readonly (TensorType | null)[], outputs: readonly TensorType[], attributes: Attributes): number
   /** Inputs whose memory the first output may take over element by element, when nobody reads them afterwards. */
   readonly inPlace?: readonly number[]
+  /**
+   * Where all outputs are, of ops on lists: `'inputs'`: each is the memory of the input at its place. `'bucket'`: side by side in one
+   * block, which takes the place of inputs that nobody else reads.
+   */
+  readonly memory?: 'inputs' | 'bucket'
   /** The output has the same bytes in the same order as the input: no call, no memory (reshape). */
   readonly alias?: boolean
   /**

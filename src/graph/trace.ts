@@ -28,6 +28,8 @@ export interface TraceContext {
   readonly training: boolean
   /** What layers draw random numbers from; in training steps only. */
   readonly random?: RandomSource
+  /** Ranks over whose rows batch norm takes its statistics; absent: this one's own. */
+  readonly synchronise?: number
   /** Reads another variable in place of one (averaged weights in evaluation). */
   readonly substitute?: (variable: Variable) => Variable
   /** Logits of auxiliary towers that the loss takes in, each with its weight; filled in training only. */

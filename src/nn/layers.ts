@@ -247,7 +247,7 @@ export function batchNorm(channels: number, options: BatchNormOptions = {}): Lay
   const movingMean = runningStatistics ? variable([channels], zeros, false) : undefined
   const movingVariance = runningStatistics ? variable([channels], ones, false) : undefined
   return layer('batchNorm', { variables: { gamma, beta, movingMean, movingVariance } }, (x) => {
-    const { training, averages } = currentTrace()
+    const { training, averages, synchronise = 1 } = currentTrace()
     const [scale, shift] = [gamma ? read(gamma) : null, beta ? read(beta) : null]
     const frozen = beta !== undefined && !beta.trainable && !gamma?.trainable
     if (movingMean && movingVariance && (!training || frozen)) {
@@ -256,9 +256,12 @@ export function batchNorm(channels: number, options: BatchNormOptions = {}): Lay
       })
       return emit(opDefinition('scaleShift'), [x, coefficients[0]!, coefficients[1]!, null], { activation: 'none' })
     }
-    const [y, mean, variance] = emitAll(opDefinition('batchNorm'), [x, scale, shift], { epsilon })
+    const [y, mean, variance] = emitAll(opDefinition('batchNorm'), [x, scale, shift], {
+      epsilon,
+      ...(synchronise > 1 && { ranks: synchronise }),
+    })
     if (training && movingMean && movingVariance) {
-      const rows = x.shape.slice(0, -1).reduce((product, size) => product * size, 1)
+      const rows = synchronise * x.shape.slice(0, -1).reduce((product, size) => product * size, 1)
       averages.push(
         { variable: movingMean, value: mean!, momentum, factor: 1 },
         { variable: movingVariance, value: variance!, momentum, factor: rows / (rows - 1) },

@@ -12,6 +12,7 @@ import { emit, emitAll, type Operation, operation, scalar } from '../graph/trace
 import { formatShape, type TensorType } from '../graph/types.js'
 import { expectChannels, expectFloat, expectRows, expectType, lastSize, required, rowCount, subjectOf, tensorAt } from './arguments.js'
 import { binary, broadcast, castTo, unary } from './builders.js'
+import { allReduce } from './allReduce.js'
 import { channelMoments } from './channelMoments.js'
 import { scaleShiftDefinition } from './scaleShift.js'
 
@@ -49,6 +50,9 @@ export const batchNormDefinition = defineOp({
     const [x, gamma] = [inputs[0]!, inputs[1] ?? null]
     const [mean, variance] = [outputs[1]!, outputs[2]!]
     const [dy, dmean, dvariance] = gradients
+    const ranks = (attributes.ranks as number | undefined) ?? 1
+    if (ranks > 1 && (dmean || dvariance))
+      throw new SepconvError('ERR_ARGUMENT', 'batchNorm: statistics of several ranks cannot be differentiated', { subject: 'batchNorm' })
     const share = 1 / rowCount(x.shape)
     let dx: Value | null = null
     let dgamma: Value | null = null
@@ -59,6 +63,8 @@ export const batchNormDefinition = defineOp({
         Value,
         Value,
       ]
+    if (dx && dgamma && dbeta && ranks > 1 && needs[0])
+      dx = throughAllRanks(dx, x, { mean, variance, gamma, dgamma, dbeta }, attributes.epsilon as number, ranks)
     if (needs[0] && dvariance) {
       // d variance / dx = 2 (x - mean) / rows
       const scale = binary(dvariance, scalar(x, 2 * share), 'multiply')
@@ -72,6 +78,8 @@ export const batchNormDefinition = defineOp({
     return [needs[0] ? dx : null, needs[1] ? dgamma : null, needs[2] ? dbeta : null]
   },
   reference({ inputs, outputs, attributes }) {
+    if (attributes.ranks !== undefined)
+      throw new SepconvError('ERR_INTERNAL', 'batchNorm: statistics of several ranks are a matter of the pass that decomposes it')
     const [x, y, mean, variance] = [tensorAt(inputs, 0), tensorAt(outputs, 0), tensorAt(outputs, 1), tensorAt(outputs, 2)]
     channelMoments(x, mean, variance)
     const { scale, shift } = coefficients(mean, variance, attributes.epsilon as number, inputs[1], inputs[2])
@@ -79,6 +87,45 @@ export const batchNormDefinition = defineOp({
     for (let i = 0; i < x.data.length; i++) y.data[i] = x.data[i]! * scale[i % c]! + shift[i % c]!
   },
 })
+
+interface Normalised {
+  readonly mean: Value
+  readonly variance: Value
+  readonly gamma: Value | null
+  readonly dgamma: Value
+  readonly dbeta: Value
+}
+
+/**
+ * batchNormGradient takes dy's sums over this rank's rows; where the statistics are those of all ranks, so are the sums. Its dx is linear
+ * in them, so that one pass puts it right: dx += -gamma * inv * (Δbeta + xhat * Δgamma), with Δ the mean of a sum over all rows minus
+ * that over the rank's own rows.
+ */
+function throughAllRanks(dx: Value, x: Value, norm: Normalised, epsilon: number, ranks: number): Value {
+  const { mean, variance, gamma, dgamma, dbeta } = norm
+  const [allGamma, allBeta] = allReduce([dgamma, dbeta], ranks) as [Value, Value]
+  const rows = rowCount(x.shape)
+  const difference = (all: Value, own: Value) =>
+    binary(binary(all, scalar(all, 1 / (rows * ranks)), 'multiply'), binary(own, scalar(own, 1 / rows), 'multiply'), 'subtract')
+  const inverse = unary(binary(variance, scalar(variance, epsilon), 'add'), 'reciprocalSqrt')
+  const factor = unary(gamma ? binary(gamma, inverse, 'multiply') : inverse, 'negate')
+  // xhat = x * inverse - mean * inverse
+  const slope = binary(binary(factor, inverse, 'multiply'), difference(allGamma, dgamma), 'multiply')
+  const shift = binary(binary(factor, difference(allBeta, dbeta), 'multiply'), binary(slope, mean, 'multiply'), 'subtract')
+  return emit(scaleShiftDefinition, [x, slope, shift, dx], { activation: 'none' })
+}
+
+/**
+ * Mean and biased variance over the rows of all ranks, of which each has as many: first the mean of the means, then the mean of
+ * variance + (mean - that)², which does not cancel as the mean of squares would.
+ */
+export function momentsOfRanks(mean: Value, variance: Value, ranks: number): [mean: Value, variance: Value] {
+  const share = scalar(mean, 1 / ranks)
+  const [whole] = allReduce([binary(mean, share, 'multiply')], ranks) as [Value]
+  const apart = unary(binary(mean, whole, 'subtract'), 'square')
+  const [spread] = allReduce([binary(binary(variance, apart, 'add'), share, 'multiply')], ranks) as [Value]
+  return [whole, spread]
+}
 
 /** scale = gamma / sqrt(variance + epsilon), shift = beta - mean * scale, in float64 */
 function coefficients(

@@ -1,5 +1,6 @@
 /** All ops: importing this file registers every definition; the public functions are re-exported from here. */
 
+import './allReduce.js'
 import './batchNorm.js'
 import './optimizerUpdate.js'
 import './packFilter.js'

@@ -22,7 +22,17 @@ import type { Program } from './program.js'
 import { releaseState } from './state.js'
 import { flatten, formOf, isTensorLeaf, isValue, type Structure, unflatten } from './structure.js'
 import { type Tensor, upload } from './tensor.js'
-import { accumulate, gradientScale, meanOf, runningValues, updateAverages, updateWeightAverage } from './update.js'
+import {
+  accumulate,
+  checkRanks,
+  gradientScale,
+  meanOf,
+  overRanks,
+  runningValues,
+  shareOf,
+  updateAverages,
+  updateWeightAverage,
+} from './update.js'
 
 /** How an optimizer changes parameters; see src/train/optimizer.ts for the ones that ship. */
 export interface Optimizer {
@@ -88,8 +98,19 @@ const COMPILE_OPTIONS = [
   'clipNorm',
   'accumulate',
   'rateOf',
+  'ranks',
   'seed',
 ]
+
+/** How a training step shares its work with the other ranks of a job. */
+export interface RankOptions {
+  /** How many there are: the communicator's size. */
+  size: number
+  /** `'local'`: batch norm takes the statistics of the rank's own rows; `'synchronised'`: of all ranks' rows. Default `'local'`. */
+  batchNorm?: 'local' | 'synchronised'
+  /** Gradients are summed in buckets of about so many bytes, each while the backward pass goes on. Default 1 MiB. */
+  bucketBytes?: number
+}
 
 /** Options of {@link compile} that make a training step. */
 export interface TrainOptions extends CompileOptions {
@@ -103,6 +124,8 @@ export interface TrainOptions extends CompileOptions {
   accumulate?: number
   /** A factor of the learning rate for each variable. Default 1. */
   rateOf?: (variable: Variable) => number
+  /** One rank of a data parallel job: losses and gradients are means over all ranks. Every rank runs the same steps. Default: alone. */
+  ranks?: RankOptions
   /** What the random generator of the step's layers (dropout) is keyed with; a whole number of at least 0. Default 0. */
   seed?: number
 }
@@ -306,29 +329,35 @@ function trainStep(fn: (batch: never) => Structure, options: CompileOptions & Pa
   const seed = keyOf(options.seed ?? 0)
   let trainable: readonly Variable[] = []
   const means = new Map<Variable, Variable>()
+  const ranks = checkRanks(options.ranks)
   const specializer = new Specializer({ training: true, ...options }, (graph, context, [batch]) => {
     const { user, rate, decay, sample, part, apply } = batch as { user: never } & Record<
       'rate' | 'decay' | 'sample' | 'part' | 'apply',
       Value
     >
-    Object.assign(context, { random: { counter: sample, seed, streams: 0 } })
+    Object.assign(context, {
+      random: { counter: sample, seed, streams: 0 },
+      ...(ranks.batchNorm === 'synchronised' && { synchronise: ranks.size }),
+    })
     const result = fn(user)
     const outputs = (isValue(result) ? { loss: result } : { ...result }) as Record<string, Structure>
-    const loss = meanOf(outputs.loss)
+    // Each rank's share of the mean over all ranks: so are then the gradients of it.
+    const own = shareOf(meanOf(outputs.loss), ranks.size)
     const trained = graph.nodes.flatMap(({ variable, outputs: [value] }) => (variable?.trainable ? [{ variable, value: value! }] : []))
     const gradients = differentiate(
       graph,
-      loss,
+      own,
       trained.map(({ value }) => value),
     )
-    const pairs = trained.flatMap(({ variable }, i) => (gradients[i] ? [{ variable, gradient: gradients[i] }] : []))
+    const computed = trained.flatMap(({ variable }, i) => (gradients[i] ? [{ variable, gradient: gradients[i] }] : []))
+    const { loss, pairs, averages } = overRanks(own, computed, context.averages, ranks)
     if (pairs.length === 0)
       throw new SepconvError('ERR_ARGUMENT', 'compile: the loss depends on no trainable variable', {
         hint: 'Call at least one layer, and freeze not everything',
       })
     trainable = pairs.map(({ variable }) => variable)
     const flag = emit(opDefinition('allFinite'), [loss, ...pairs.map(({ gradient }) => gradient)])
-    updateAverages(graph, flag, context.averages)
+    updateAverages(graph, flag, averages)
     const { gradients: parameters, flag: due } =
       partCount > 1 ? accumulate(graph, flag, part, apply, pairs, means) : { gradients: pairs, flag }
     const scale = gradientScale(graph, parameters, options.clipNorm)
@@ -410,7 +439,7 @@ class StepScalars {
 }
 
 /** A seed of up to 53 bits in the 32 that the generator's key has room for. @throws ERR_ARGUMENT for anything else. */
-function keyOf(seed: number): number {
+export function keyOf(seed: number): number {
   if (!Number.isSafeInteger(seed) || seed < 0)
     throw new SepconvError('ERR_ARGUMENT', `compile: seed must be a whole number of at least 0, got ${String(seed)}`, {
       subject: 'seed',
@@ -420,7 +449,7 @@ function keyOf(seed: number): number {
 }
 
 /** Parameters that share a factor of the learning rate are updated in one call. */
-function byFactor(pairs: readonly ParameterGradient[], rateOf: TrainOptions['rateOf'] = () => 1): [number, ParameterGradient[]][] {
+export function byFactor(pairs: readonly ParameterGradient[], rateOf: TrainOptions['rateOf'] = () => 1): [number, ParameterGradient[]][] {
   const groups = new Map<number, ParameterGradient[]>()
   for (const pair of pairs) {
     const factor = rateOf(pair.variable)
@@ -429,7 +458,7 @@ function byFactor(pairs: readonly ParameterGradient[], rateOf: TrainOptions['rat
   return [...groups]
 }
 
-const multiplied = (rate: Value, factor: number): Value =>
+export const multiplied = (rate: Value, factor: number): Value =>
   emit(opDefinition('binary'), [rate, rate.graph.constant({ shape: [], dtype: 'float32' }, Float32Array.of(factor))], {
     function: 'multiply',
   })

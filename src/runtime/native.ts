@@ -93,6 +93,8 @@ export interface NativeAddon {
   /** NVIDIA's libraries that benchmarks can measure: version, or the reason why it was not found. Empty in a build without CUDA. */
   cudaLibraries(): { readonly name: string; readonly version?: string; readonly reason?: string }[]
   openExecutor(name: string, options?: { threads?: number; isa?: string }): NativeExecutor
+  /** Starts MPI through the shim at this path, once per process. */
+  openCommunicator(shim: string): NativeCommunicator
   /** A file's bytes over a private mapping: pages come when they are touched. Must not be cut shorter meanwhile. */
   mapFile(path: string): ArrayBuffer
   /**
@@ -102,6 +104,23 @@ export interface NativeAddon {
   peakGflops(isa: string, threads: number, bfloat16?: boolean): number
   /** Bytes read and written per second, in 10⁹, by copies of this footprint (source and target together). */
   copyGbps(bytes: number, threads: number): number
+}
+
+/** The ranks of an MPI job: native/addon/communicator.cc. */
+export interface NativeCommunicator {
+  readonly rank: number
+  readonly size: number
+  readonly localRank: number
+  readonly localSize: number
+  readonly library: string
+  allGather(bytes: Uint8Array): Promise<Uint8Array>
+  gather(bytes: Uint8Array): Promise<Uint8Array>
+  broadcast(bytes: Uint8Array): Promise<Uint8Array>
+  send(to: number, tag: number, bytes: Uint8Array): Promise<unknown>
+  receive(receiver: ((from: number, tag: number, bytes: Uint8Array) => void) | undefined): void
+  fail(reason: string): void
+  close(status: number): void
+  statistics(): { reductions: number; bytes: number; busySeconds: number; waitSeconds: number }
 }
 
 /** One place where the addon was looked for, and why it was not taken. */

@@ -1,11 +1,12 @@
 /** What the end of a training step's graph is made of, besides the optimizer: accumulation, clipping, averages. */
 
-import { SepconvError } from '../errors.js'
+import { checkChoice, checkOptions, SepconvError } from '../errors.js'
 import type { Graph, Value } from '../graph/graph.js'
 import { opDefinition } from '../graph/op.js'
-import { emit, emitAll, type TraceContext } from '../graph/trace.js'
+import { emit, emitAll, scalar, type TraceContext } from '../graph/trace.js'
 import { Variable } from '../graph/variable.js'
-import type { ParameterGradient, ParameterValue, WeightAverage } from './function.js'
+import { allReduce, BUCKET_BYTES } from '../ops/allReduce.js'
+import type { ParameterGradient, ParameterValue, RankOptions, WeightAverage } from './function.js'
 import { isValue, type Structure } from './structure.js'
 
 export function meanOf(loss: Structure | undefined): Value {
@@ -16,6 +17,45 @@ export function meanOf(loss: Structure | undefined): Value {
   return loss.shape.length === 0
     ? loss
     : emit(opDefinition('reduce'), [loss], { function: 'mean', axes: loss.shape.map((_, i) => i), keepDims: false })
+}
+
+/** @throws ERR_ARGUMENT */
+export function checkRanks(given: RankOptions | undefined): Required<RankOptions> {
+  checkOptions('compile', given, ['size', 'batchNorm', 'bucketBytes'])
+  const { size = 1, batchNorm = 'local', bucketBytes = BUCKET_BYTES } = given ?? {}
+  checkChoice('compile', 'ranks.batchNorm', batchNorm, ['local', 'synchronised'])
+  for (const [name, value] of Object.entries({ size, bucketBytes }))
+    if (!Number.isSafeInteger(value) || value < 1)
+      throw new SepconvError('ERR_ARGUMENT', `compile: ranks.${name} must be a whole number of at least 1, got ${value}`, {
+        subject: `ranks.${name}`,
+        given: value,
+      })
+  return { size, batchNorm: size > 1 ? batchNorm : 'local', bucketBytes }
+}
+
+/** The part that one rank's mean contributes to the mean over all of them. */
+export const shareOf = (loss: Value, ranks: number): Value =>
+  ranks === 1 ? loss : emit(opDefinition('binary'), [loss, scalar(loss, 1 / ranks)], { function: 'multiply' })
+
+/**
+ * Loss, gradients and, where batch norm is local, the statistics that running averages follow, as means over all ranks; so averages stay
+ * the same on every rank. One reduction carries all of it.
+ */
+export function overRanks(
+  loss: Value,
+  pairs: readonly ParameterGradient[],
+  averages: TraceContext['averages'],
+  { size, batchNorm, bucketBytes }: Required<RankOptions>,
+): { loss: Value; pairs: readonly ParameterGradient[]; averages: TraceContext['averages'] } {
+  if (size === 1 || pairs.length === 0) return { loss, pairs, averages }
+  const local = batchNorm === 'local' ? averages : []
+  const sums = allReduce([loss, ...pairs.map(({ gradient }) => gradient), ...local.map(({ value }) => value)], size, bucketBytes)
+  const statistics = sums.slice(1 + pairs.length)
+  return {
+    loss: sums[0]!,
+    pairs: pairs.map(({ variable }, i) => ({ variable, gradient: sums[1 + i]! })),
+    averages: local.length > 0 ? local.map((entry, i) => ({ ...entry, value: statistics[i]!, factor: entry.factor / size })) : averages,
+  }
 }
 
 /** 1, or clipNorm / norm where the global norm of the gradients exceeds it. */

@@ -30,12 +30,15 @@ export class BatchMaker {
     private readonly samples: readonly Sample[],
     private readonly settings: Settings,
     private readonly multiLabel: boolean,
+    /** Ranks that share each batch: the rows of a batch that come in are this one's, then those that they are mixed with. */
+    private readonly ranks = 1,
   ) {
     this.#dense = multiLabel || mixes(settings.mix) || settings.loss === 'sigmoid'
   }
 
+  /** Of a part. */
   get rows(): number {
-    return this.settings.batch / this.settings.accumulate
+    return this.settings.batch / this.ranks / this.settings.accumulate
   }
 
   /** What the rows of a batch are labelled with, before mixing. */
@@ -46,23 +49,24 @@ export class BatchMaker {
 
   /** The parts of a batch, one after another in the same two tensors. */
   *parts({ images, labels, indices, start }: Batch): Generator<StepInputs, void, void> {
-    const { size, batch, mix, seed, accumulate } = this.settings
+    const { size, mix, seed, accumulate } = this.settings
+    const given = labels.length
     const { classes, inputChannels } = this.model.network
     const rows = this.rows
     let targets: Int32Array | Float32Array = labels
     if (this.#dense) {
-      targets = new Float32Array(batch * classes)
+      targets = new Float32Array(given * classes)
       for (const [row, own] of this.labels({ labels, indices }).entries()) {
         if (typeof own !== 'number') for (const c of own) targets[row * classes + c] = 1
         else if (own >= 0) targets[row * classes + own] = 1
       }
       const mixing = mixes(mix) ? drawMixing(seed, start, size, mix) : null
       if (mixing) {
-        mixImages(images, batch, size, mixing)
-        mixTargets(targets, batch, mixing)
+        mixImages(images, given, size, mixing)
+        mixTargets(targets, given, mixing)
       }
     }
-    const [pixels, width] = [size * size * inputChannels, targets.length / batch]
+    const [pixels, width] = [size * size * inputChannels, targets.length / given]
     const inputs = this.inputs
     for (let part = 0; part < accumulate; part++) {
       write(inputs.images, images.subarray(part * rows * pixels, (part + 1) * rows * pixels))

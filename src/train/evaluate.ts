@@ -1,5 +1,7 @@
 /** Exact evaluation of a model over samples: the padded rows of the last batch count for nothing. */
 
+import { agree } from '../distributed/agreement.js'
+import type { Communicator } from '../distributed/communicator.js'
 import type { LoaderOptions, LoaderStatistics } from '../data/loader.js'
 import type { Sample } from '../data/folder.js'
 import { checkOptions, SepconvError } from '../errors.js'
@@ -28,6 +30,8 @@ export interface EvaluateOptions {
   signal?: AbortSignal
   /** Sees the logits of every picture that could be read, with its place among the samples. */
   observe?: (logits: Float32Array, sample: number) => void
+  /** The ranks that evaluate together, each its part of every batch; rank 0 scores, and all return the result. Default: alone. */
+  ranks?: Communicator | undefined
   /** Called after every batch. */
   onProgress?: (progress: { readonly done: number; readonly total: number }) => void
 }
@@ -64,7 +68,18 @@ export class Evaluator {
     private readonly options: EvaluateOptions = {},
     substitute?: (variable: Variable) => Variable,
   ) {
-    checkOptions('evaluate', options, ['batch', 'size', 'strict', 'map', 'onScored', 'cacheBytes', 'signal', 'observe', 'onProgress'])
+    checkOptions('evaluate', options, [
+      'batch',
+      'size',
+      'strict',
+      'map',
+      'onScored',
+      'cacheBytes',
+      'signal',
+      'observe',
+      'onProgress',
+      'ranks',
+    ])
     this.#logits = compile((x: Value) => model(x), { device: model.device, precision: model.precision, ...(substitute && { substitute }) })
   }
 
@@ -79,7 +94,9 @@ export class Evaluator {
       observe,
       onProgress,
       onScored,
+      ranks,
     } = this.options
+    const count = ranks?.size ?? 1
     if (samples.length === 0) throw new SepconvError('ERR_DATA', 'evaluate: there are no pictures', { subject: 'samples' })
     const several = samples.some(({ labels }) => labels !== undefined)
     const outside = samples.find(({ label, labels }) => Math.max(label, ...(labels ?? [])) >= model.network.classes)
@@ -89,13 +106,17 @@ export class Evaluator {
         `evaluate: '${outside.name}' has class ${Math.max(outside.label, ...(outside.labels ?? []))}, the model knows ${model.network.classes} classes`,
         { subject: outside.name, expected: model.network.classes, given: outside.labels ?? outside.label },
       )
-    const rows = Math.min(batch, samples.length)
+    /** Of a batch here; the batch is as many times larger as there are ranks. */
+    const rows = Math.ceil(Math.min(batch, samples.length) / count)
+    if (ranks)
+      await agree(ranks, { pictures: samples.length, batch, size, classes: model.network.classes, model: model.config.architecture })
     if (!this.#loader) {
       const { ImageLoader } = await import('../data/loader.js')
       const { resize, crop, interpolation } = model.config.preprocessing
       const options: LoaderOptions = {
         size,
-        batch: rows,
+        batch: rows * count,
+        ...(ranks && { share: { index: ranks.rank, count } }),
         preprocess: { resize: Math.round((resize * size) / model.config.preprocessing.size), crop, interpolation },
         corrupt: strict ? 'throw' : 'mask',
         ...(cacheBytes !== undefined && { cacheBytes }),
@@ -106,11 +127,17 @@ export class Evaluator {
     const map = this.options.map ?? several
     const ranking = map && new MeanAveragePrecisionMeter(model.network.classes, map === true ? {} : map)
     let done = 0
-    for await (const { images, labels, indices, count } of this.#loader) {
+    for await (const own of this.#loader) {
       signal?.throwIfAborted()
-      const input = upload(model.executor, { shape: [rows, size, size, model.network.inputChannels], dtype: 'uint8' }, images)
+      const input = upload(model.executor, { shape: [rows, size, size, model.network.inputChannels], dtype: 'uint8' }, own.images)
       const logits = await this.#logits.run(input)
-      const scores = (await logits.data()) as Float32Array
+      const computed = (await logits.data()) as Float32Array
+      input.dispose()
+      logits.dispose()
+      const gathered = ranks ? await gatherRows(ranks, own.indices, computed) : { indices: own.indices, scores: computed }
+      if (!gathered) continue
+      const { indices, scores } = gathered
+      const labels = ranks ? indices.map((index) => (index < 0 ? -1 : samples[index]!.label)) : own.labels
       const sets = several || ranking ? labelSets(samples, labels, indices) : []
       if (meter instanceof MultiLabelMeter) meter.add(scores, sets)
       else meter.add(scores, labels)
@@ -118,20 +145,52 @@ export class Evaluator {
       if (onScored) report(scores, indices, samples, several, onScored)
       if (observe) {
         const { classes } = model.network
-        for (let row = 0; row < count; row++)
-          if (labels[row]! >= 0) observe(scores.subarray(row * classes, (row + 1) * classes), done + row)
+        for (const [row, index] of indices.entries()) if (index >= 0) observe(scores.subarray(row * classes, (row + 1) * classes), index)
       }
-      input.dispose()
-      logits.dispose()
-      done += count
+      done += indices.reduce((sum, index) => sum + (index >= 0 ? 1 : 0), 0)
       onProgress?.({ done, total: samples.length })
     }
-    return { ...meter.result(), ...(ranking && { map: ranking.result() }), skipped: this.#loader.statistics.skipped }
+    // Where others have seen the rows, there is nothing to average here.
+    const result = { ...meter.result(), ...(ranking && (ranks?.rank ?? 0) === 0 && { map: ranking.result() }) }
+    const { skipped } = this.#loader.statistics
+    return ranks ? agreedResult(ranks, result, skipped) : { ...result, skipped }
   }
 
   dispose(): void {
     this.#logits.dispose()
   }
+}
+
+/** Which samples the rows of a batch are and their logits, in the order of the batch: on rank 0, for which the others work. */
+async function gatherRows(
+  ranks: Communicator,
+  indices: Int32Array,
+  logits: Float32Array,
+): Promise<{ indices: Int32Array; scores: Float32Array } | undefined> {
+  const own = new Uint8Array(indices.byteLength + logits.byteLength)
+  own.set(new Uint8Array(indices.buffer, indices.byteOffset, indices.byteLength))
+  own.set(new Uint8Array(logits.buffer, logits.byteOffset, logits.byteLength), indices.byteLength)
+  const all = await ranks.gather(own)
+  if (ranks.rank !== 0) return undefined
+  const rows = { indices: new Int32Array(ranks.size * indices.length), scores: new Float32Array(ranks.size * logits.length) }
+  for (let rank = 0; rank < ranks.size; rank++) {
+    const at = all.byteOffset + rank * own.length
+    rows.indices.set(new Int32Array(all.buffer, at, indices.length), rank * indices.length)
+    rows.scores.set(new Float32Array(all.buffer, at + indices.byteLength, logits.length), rank * logits.length)
+  }
+  return rows
+}
+
+/** What rank 0 has found, and what any rank could not read. */
+async function agreedResult(
+  ranks: Communicator,
+  found: Omit<Evaluation, 'skipped'>,
+  own: ReadonlyMap<string, string>,
+): Promise<Evaluation> {
+  const result = await ranks.fromFirst(found)
+  const all = (await ranks.share([...own])) as [string, string][][]
+  // JSON has no NaN, which a loss may be.
+  return { ...result, loss: result.loss ?? Number.NaN, skipped: new Map(all.flat()) }
 }
 
 /** The labels of each row; `null` for rows without a picture. */

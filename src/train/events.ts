@@ -35,6 +35,8 @@ export type FitEvent =
       /** Values of parameters that stay as they are. */
       readonly frozen: number
       readonly device: string
+      /** That train together. */
+      readonly ranks: number
     }
   | { readonly type: 'unfrozen'; readonly epoch: number; readonly stages: readonly string[]; readonly frozen: number }
   | {
@@ -52,7 +54,11 @@ export type FitEvent =
       readonly decodeMs: number
       readonly waitMs: number
       readonly computeMs: number
+      /** Of several ranks: milliseconds while gradients were being summed, and of these while this rank stood still for it. */
+      readonly reduceMs?: number
+      readonly exposedMs?: number
     }
+  | { readonly type: 'straggler'; readonly step: number; readonly rank: number; readonly host: string; readonly times: number }
   | { readonly type: 'evaluating'; readonly epoch: number; readonly done: number; readonly total: number }
   | {
       readonly type: 'epoch'
@@ -65,6 +71,8 @@ export type FitEvent =
       readonly seconds: number
       readonly waitShare: number
       readonly skipped: readonly string[]
+      /** Of asynchronous ranks: updates of any rank between reading weights and applying what was computed on them. */
+      readonly staleness?: { readonly mean: number; readonly max: number }
     }
   | { readonly type: 'checkpoint'; readonly step: number; readonly path: string }
   | { readonly type: 'stopped'; readonly epoch: number; readonly step: number; readonly out: string | null }

@@ -5,6 +5,7 @@
 
 import { existsSync } from 'node:fs'
 import { join } from 'node:path'
+import type { Communicator } from '../distributed/communicator.js'
 import type { Dataset } from '../data/folder.js'
 import type { Batch, ImageLoader } from '../data/loader.js'
 import { SepconvError } from '../errors.js'
@@ -18,8 +19,10 @@ import type { Model } from '../models/model.js'
 import { compile, type CompiledFunction, type TrainStep } from '../runtime/function.js'
 import { readState, releaseState, writeState } from '../runtime/state.js'
 import type { Tensor } from '../runtime/tensor.js'
+import { Asynchronous, type Staleness } from './asynchronous.js'
 import { type TrackedAverage, weightAverage } from './average.js'
-import { BatchMaker, lossOf } from './batch.js'
+import { mixes } from '../data/mix.js'
+import { BatchMaker, lossOf, type StepInputs } from './batch.js'
 import { BEST, LAST, loadCheckpoint, openRun, PREDICTIONS, saveCheckpoint, storedState, type TrainingState } from './checkpoint.js'
 import { type Evaluation, Evaluator, type Scored } from './evaluate.js'
 import type { FitEvent, Metric, Scores } from './events.js'
@@ -30,6 +33,7 @@ import { EpochMeter, Speed } from './progress.js'
 import { loadRecipe, type Recipe } from './recipe.js'
 import { rateAt } from './schedule.js'
 import { checkFitOptions, describeRun, resolveSettings, type Settings, type TrainingSettings } from './settings.js'
+import { type StepOfAll, Team } from './team.js'
 
 export type { FitEvent } from './events.js'
 
@@ -57,6 +61,11 @@ export interface FitOptions extends TrainingSettings, FreezeOptions {
   callbacks?: readonly Callback[]
   /** Stops after the step (or evaluation) under way, with a checkpoint. */
   signal?: AbortSignal
+  /**
+   * The ranks that train together, from openCommunicator(): each gets its part of every batch (`batch` counts all of it) and of every
+   * evaluation. Rank 0 writes; a checkpoint goes on with any number of ranks. Default: alone.
+   */
+  ranks?: Communicator | undefined
 }
 
 const OPTIONS = [
@@ -71,6 +80,7 @@ const OPTIONS = [
   'strict',
   'callbacks',
   'signal',
+  'ranks',
   'freeze',
   'unfreezeEvery',
   'rates',
@@ -84,7 +94,7 @@ const CHECKPOINT_SECONDS = 60
  * @returns events, in order: `start`; `step` after each step; after each epoch `evaluating`, `epoch` and `checkpoint`; at the
  *   end `done`, or `stopped` when the signal fired. The model then holds the averaged weights, which is what was evaluated.
  * @throws ERR_DIVERGED when the loss or a gradient is not finite (weights and checkpoints stay as they were before that step);
- *   ERR_BUSY when another process trains in `out`; ERR_DATA, ERR_FILE, ERR_ARGUMENT, ERR_DEVICE, ERR_MEMORY.
+ *   ERR_BUSY when another process trains in `out`; ERR_RANK when another rank left or differs, with its name; ERR_DATA, ERR_FILE, ERR_ARGUMENT, ERR_DEVICE, ERR_MEMORY.
  * @example for await (const event of fit({ model, data: await imageFolder('photos') })) if (event.type === 'epoch') console.log(event)
  */
 export async function* fit(options: FitOptions): AsyncGenerator<FitEvent, void, undefined> {
@@ -93,14 +103,26 @@ export async function* fit(options: FitOptions): AsyncGenerator<FitEvent, void, 
     if (!value) throw new SepconvError('ERR_ARGUMENT', `fit: '${name}' is missing`, { subject: name })
   const { model, data, out, resume = false } = options
   if (resume && out === undefined) throw new SepconvError('ERR_ARGUMENT', "fit: resume needs the run's folder as out", { subject: 'out' })
-  const recipe = typeof options.recipe === 'string' ? await loadRecipe(options.recipe) : options.recipe
-  const run = new Run(options, resolveSettings(options, recipe, model, data))
-  await using lock = out === undefined ? undefined : await lockFolder(out)
-  void lock
+  const { ranks } = options
+  const team = new Team(ranks)
+  let ended = false
   try {
-    yield* run.events()
+    const recipe = typeof options.recipe === 'string' ? await loadRecipe(options.recipe) : options.recipe
+    const run = new Run(options, resolveSettings(options, recipe, model, data, team.size), team)
+    await using lock = out === undefined || !team.first ? undefined : await lockFolder(out)
+    void lock
+    try {
+      yield* run.events()
+      ended = true
+    } finally {
+      await run.dispose()
+    }
+  } catch (error) {
+    // The others would wait for this rank for ever.
+    ranks?.fail(error)
+    throw error
   } finally {
-    await run.dispose()
+    if (!ended) ranks?.fail('left the run before its end')
   }
 }
 
@@ -114,7 +136,9 @@ class Run {
   /** Averages that have their first value. */
   readonly #started = new Set<Variable>()
   #level: number
-  #step: Step
+  #step: Step | undefined
+  /** In place of a step, where ranks do not wait for each other. */
+  #asynchronous: Asynchronous | undefined
   #evaluator: Evaluator | undefined
   #scored: Scored[] = []
   #log: RunLog | undefined
@@ -128,29 +152,49 @@ class Run {
   #stored: number | undefined
   /** Learning rate of the step under way. */
   #rate = 0
+  /** Where this rank writes: rank 0 does for all. */
+  readonly #out: string | undefined
+  /** Sums of the epoch that all ranks already have in common. */
+  #settled = new EpochMeter().sums
+  /** Of several ranks: whether one of them wanted to stop at the last step. */
+  #agreed = false
 
   constructor(
     private readonly options: FitOptions,
     private readonly settings: Settings,
+    private readonly team: Team,
   ) {
+    this.#out = team.first ? options.out : undefined
     const { model, data } = options
     const { average, averageDecay } = settings
     this.#optimizer = createOptimizer(settings.optimizer, settings.rate)
     this.#average = average === 'none' ? undefined : weightAverage(average, averageDecay)
-    this.#batches = new BatchMaker(model, data.train, settings, data.multiLabel === true)
+    this.#batches = new BatchMaker(model, data.train, settings, data.multiLabel === true, team.size)
     model.labels ??= data.classes
     this.#freezing = new Freezing(model, options)
     this.#level = this.#freezing.level(1)
     this.#freezing.apply(this.#level)
-    this.#step = this.#compile()
+    this.#compile()
     this.#finite = compile(() => emit(opDefinition('allFinite'), [...model.variables.values()].map(read)), { device: model.device })
     this.#evaluator = this.#newEvaluator()
   }
 
-  #compile(): Step {
+  #compile(): void {
+    this.#step?.dispose()
+    this.#asynchronous?.dispose()
     const { model } = this.options
-    const { accumulate, clipNorm, seed } = this.settings
-    return compile(
+    const { accumulate, clipNorm, seed, asynchronous } = this.settings
+    const { ranks } = this.team
+    if (asynchronous && ranks) {
+      this.#asynchronous = new Asynchronous({
+        ...{ ranks, model, optimizer: this.#optimizer, settings: this.settings, maxStaleness: asynchronous.maxStaleness },
+        ...(this.#average && { average: this.#average }),
+        ...(this.options.memoryLimit !== undefined && { memoryLimit: this.options.memoryLimit }),
+        rateOf: (variable) => this.#freezing.rateOf(variable),
+      })
+      return
+    }
+    this.#step = compile(
       ({ images, labels }: { images: Value; labels: Value }) => {
         const logits = model(images)
         return { loss: lossOf(logits, labels, this.settings), logits }
@@ -163,6 +207,7 @@ class Run {
         clipNorm,
         accumulate,
         seed,
+        ...(this.team.size > 1 && { ranks: { size: this.team.size, batchNorm: this.settings.batchNorm } }),
         rateOf: (variable) => this.#freezing.rateOf(variable),
         ...(this.#average && { average: this.#average }),
       },
@@ -176,7 +221,8 @@ class Run {
     // Without the signal: an evaluation is finished before a run stops, so that the checkpoint after it holds the epoch's scores.
     const onScored = (scored: Scored) => void this.#scored.push(scored)
     if (data.validation.length === 0) return undefined
-    return new Evaluator(model, data.validation, { batch: Math.min(batch, 256), size, strict, onScored }, averaged)
+    const { ranks } = this.team
+    return new Evaluator(model, data.validation, { batch: Math.min(batch, 256), size, strict, onScored, ranks }, averaged)
   }
 
   /** Compiles another step where an epoch trains more stages than the one before. */
@@ -185,8 +231,7 @@ class Run {
     if (level === this.#level) return false
     this.#level = level
     this.#freezing.apply(level)
-    this.#step.dispose()
-    this.#step = this.#compile()
+    this.#compile()
     // Its program reads averages in place of weights, and there are more of them now.
     this.#evaluator?.dispose()
     this.#evaluator = this.#newEvaluator()
@@ -206,23 +251,37 @@ class Run {
     return { ...description, settings: { ...(description.settings as object), ...tuning } }
   }
 
+  /** What must be the same on every rank; where the data lies may differ from machine to machine. */
+  #common() {
+    const { model, resume = false, strict = false, memoryLimit = null, out = null } = this.options
+    const { data, ...description } = this.#description()
+    const { root: _, ...same } = data
+    const { name } = model.executor
+    const isa = (model.executor as { info?: { isa?: string } }).info?.isa ?? null
+    return { ...description, data: same, device: name.replace(/:\d+$/, ''), isa, resume, strict, memoryLimit, out }
+  }
+
   async *events(): AsyncGenerator<FitEvent, void, undefined> {
-    const { model, data, out, resume = false } = this.options
+    const { model, data, resume = false } = this.options
     const { epochs, batch } = this.settings
+    const { team } = this
+    const out = this.#out
     const stepsPerEpoch = Math.floor(data.train.length / batch)
     const steps = epochs * stepsPerEpoch
     await this.#prepare()
-    if (out !== undefined) {
-      await openRun(out, this.#description(), resume)
-      if (resume && existsSync(join(out, LAST))) {
-        // The checkpoint holds what the last step trained; what the next epoch adds comes in the loop.
-        await this.#thaw(Math.floor(Math.max(0, (await storedState(out)).step - 1) / stepsPerEpoch) + 1)
-        this.#state = await loadCheckpoint(out, model, this.#companions())
-        this.#meter.restore(this.#state)
-        this.#stored = this.#state.step
-      }
-      this.#log = await RunLog.open(out)
+    await team.agree(() => this.#common())
+    if (out !== undefined) await openRun(out, this.#description(), resume)
+    const stored = await team.fromFirst(out !== undefined && resume && existsSync(join(out, LAST)) ? await storedState(out) : null)
+    if (stored) {
+      // The checkpoint holds what the last step trained; what the next epoch adds comes in the loop.
+      await this.#thaw(Math.floor(Math.max(0, stored.step - 1) / stepsPerEpoch) + 1)
+      this.#state = out === undefined ? stored : await loadCheckpoint(out, model, this.#companions())
+      this.#meter.restore(this.#state)
+      this.#settled = this.#meter.sums
+      this.#stored = this.#state.step
     }
+    await team.adopt([...model.variables.values(), ...this.#companions()], model.executor)
+    if (out !== undefined) this.#log = await RunLog.open(out)
     yield* this.#emit({
       type: 'start',
       step: this.#state.step,
@@ -232,9 +291,10 @@ class Run {
       images: data.train.length,
       validationImages: data.validation.length,
       classes: data.classes.length,
-      parameters: this.#step.parameters.length,
+      parameters: this.#asynchronous?.parameters ?? this.#step!.parameters.length,
       frozen: this.#freezing.frozen,
       device: model.device,
+      ranks: team.size,
     })
 
     let saved = performance.now()
@@ -252,21 +312,21 @@ class Run {
         const position = { step, stepsPerEpoch, epochs, batch }
         const rate = rateAt(this.settings.rate, this.settings.schedule, position)
         this.#rate = rate
-        const since = performance.now()
-        const loss = await this.#train(loaded, rate)
-        const computeMs = performance.now() - since
+        const { loss, all, ...times } = await this.#train(loaded, rate)
+        this.#agreed = all.stop
         const epoch = Math.floor(step / stepsPerEpoch) + 1
         this.#state = { ...this.#state, ...this.#meter.sums, step: step + 1, sample: loaded.next }
-        const { waitMs, decodeMs } = loaded
+        const { waitMs, decodeMs } = all
         const { imagesPerSecond, waitShare } = speed.add(batch, waitMs)
         const event: FitEvent = {
           ...{ type: 'step', epoch, step: step + 1, steps, loss, top1: this.#meter.top1, rate },
-          ...{ imagesPerSecond, waitShare, decodeMs, waitMs, computeMs },
+          ...{ imagesPerSecond, waitShare, decodeMs, waitMs, ...times },
         }
         // Without yield*, whose inner generator costs several turns of the event loop per step.
         const noted = this.#note(event)
         if (noted) await noted
         yield event
+        if (all.straggler) yield* this.#emit({ type: 'straggler', step: step + 1, ...all.straggler })
         const last = (step + 1) % stepsPerEpoch === 0
         if (last) {
           yield* this.#finishEpoch(epoch, speed.waitShare, epochStart)
@@ -274,22 +334,31 @@ class Run {
           epochStart = performance.now()
         }
         const every = this.options.checkpointSteps
-        const due = every === undefined ? performance.now() - saved > CHECKPOINT_SECONDS * 1e3 : (step + 1) % every === 0
+        // Asynchronous ranks have one state in common at the end of an epoch only.
+        const due = this.#asynchronous
+          ? false
+          : every === undefined
+            ? performance.now() - saved > CHECKPOINT_SECONDS * 1e3
+            : (step + 1) % every === 0
         if (last || due) {
           yield* this.#save()
           saved = performance.now()
         }
-        if (last) speed.reset()
+        if (last) {
+          speed.reset()
+          team.forgive()
+        }
         if (early) break
         if (this.#stopping && step + 1 < steps) return yield* this.#stop(stepsPerEpoch)
       }
     const { step, best } = this.#state
     await this.#adoptAverage()
-    yield* this.#emit({ type: 'done', epoch: Math.ceil(step / stepsPerEpoch), step, best, early, out: out ?? null })
+    yield* this.#emit({ type: 'done', epoch: Math.ceil(step / stepsPerEpoch), step, best, early, out: this.options.out ?? null })
   }
 
   async dispose(): Promise<void> {
-    this.#step.dispose()
+    this.#step?.dispose()
+    this.#asynchronous?.dispose()
     this.#batches.dispose()
     this.#finite.dispose()
     this.#evaluator?.dispose()
@@ -300,17 +369,24 @@ class Run {
 
   async #loader(): Promise<ImageLoader> {
     const { data, strict = false } = this.options
-    const { size, batch, seed, epochs, augment } = this.settings
+    const { size, batch, seed, epochs, augment, mix } = this.settings
+    const { rank, size: count } = this.team
     const loader = await import('../data/loader.js')
     const corrupt = strict ? 'throw' : 'replace'
     this.#pictures = new loader.ImageLoader(data.train, {
       ...{ size, batch, seed, epochs, augment, corrupt, shuffle: true, last: 'drop', start: this.#state.sample },
+      ...(count > 1 && { share: { index: rank, count, mirror: mixes(mix) } }),
       ...(data.order && { order: (from: number, epoch: number) => data.order!(from, epoch) }),
     })
     return this.#pictures
   }
 
   get #stopping(): boolean {
+    return this.team.size > 1 ? this.#agreed : this.#wishes
+  }
+
+  /** Whether this rank wants to stop. */
+  get #wishes(): boolean {
     return this.#asked || this.options.signal?.aborted === true
   }
 
@@ -322,7 +398,8 @@ class Run {
 
   /** Compiles the step, which creates velocities and averages; averages start as the weights themselves. */
   async #prepare(): Promise<void> {
-    this.#step.executable({ ...this.#batches.inputs })
+    if (this.#asynchronous) this.#asynchronous.prepare({ ...this.#batches.inputs })
+    else this.#step!.executable({ ...this.#batches.inputs })
     for (const [source, average] of this.#average?.entries() ?? []) {
       if (this.#started.has(average)) continue
       this.#started.add(average)
@@ -336,27 +413,62 @@ class Run {
       writeState(source, await readState(average), this.options.model.executor)
   }
 
-  /** One update; returns the mean loss of the batch. */
-  async #train(batch: Batch, rate: number): Promise<number> {
+  /** One update, and what it took; returns the mean loss of the batch. */
+  async #train(
+    batch: Batch,
+    rate: number,
+  ): Promise<{ loss: number; all: StepOfAll; computeMs: number; reduceMs?: number; exposedMs?: number }> {
+    const since = performance.now()
     const { accumulate, batch: size } = this.settings
     const decay = this.#average?.decay(this.#state.step) ?? 0
-    const known = this.#batches.labels(batch)
+    const { rank, size: ranks } = this.team
     const rows = this.#batches.rows
+    const known = this.#batches.labels(batch).slice(0, rows * accumulate)
     let [total, correct, part] = [0, 0, 0]
     for (const inputs of this.#batches.parts(batch)) {
-      const sample = this.#state.sample + part * rows
-      const { loss, logits, finite } = await this.#step.run({ ...inputs }, { rate, decay, sample, part })
-      const read = await Promise.all([loss.data(), finite.data(), logits.data()])
-      const [value, flag] = [read[0][0]!, read[1][0]!]
-      correct += countTop1(read[2] as Float32Array, accumulate === 1 ? known : known.slice(part * rows, (part + 1) * rows))
-      for (const tensor of [loss, logits, finite]) tensor.dispose()
+      const sample = this.#state.sample + rank * (size / ranks) + part * rows
+      const { value, flag, scores } = await this.#run(inputs, { rate, decay, sample, part })
+      correct += countTop1(scores, accumulate === 1 ? known : known.slice(part * rows, (part + 1) * rows))
       if (flag === 0)
         throw this.#diverged(this.#state.step + 1, Number.isFinite(value) ? 'a gradient is not finite' : `the loss is ${value}`, value)
       total += value / accumulate
       part++
     }
-    this.#meter.add(total, correct, size)
-    return total
+    const computeMs = performance.now() - since
+    if (this.#asynchronous) {
+      // Every rank counts its own pictures; they are added up at the end of the epoch.
+      const all = { correct, stop: await this.#asynchronous.agreed(this.#wishes), waitMs: batch.waitMs, decodeMs: batch.decodeMs }
+      this.#meter.add(total, correct, size / ranks)
+      return { loss: total, all, computeMs }
+    }
+    const { busySeconds = 0, waitSeconds = 0 } = this.team.ranks?.statistics() ?? {}
+    const exposedMs = waitSeconds * 1e3
+    const { waitMs, decodeMs } = batch
+    const all = await this.team.meet({ correct, stop: this.#wishes, ownMs: computeMs - exposedMs, waitMs, decodeMs })
+    this.#meter.add(total, all.correct, size)
+    return { loss: total, all, computeMs, ...(ranks > 1 && { reduceMs: busySeconds * 1e3, exposedMs }) }
+  }
+
+  async #run(inputs: StepInputs, at: { rate: number; decay: number; sample: number; part: number }) {
+    if (this.#asynchronous) {
+      const { loss, finite, logits } = await this.#asynchronous.step(inputs, at)
+      return { value: loss, flag: finite, scores: logits }
+    }
+    const { loss, logits, finite } = await this.#step!.run({ ...inputs }, at)
+    const read = await Promise.all([loss.data(), finite.data(), logits.data()])
+    for (const tensor of [loss, logits, finite]) tensor.dispose()
+    return { value: read[0][0]!, flag: read[1][0]!, scores: read[2] as Float32Array }
+  }
+
+  /** Brings asynchronous ranks together: the same weights everywhere, the epoch's sums over all of them. */
+  async #settle(): Promise<Staleness | undefined> {
+    if (!this.#asynchronous) return undefined
+    const { staleness, stop } = await this.#asynchronous.settle(this.#companions(), this.#wishes)
+    this.#agreed ||= stop
+    this.#state = { ...this.#state, ...(await this.team.sum(this.#meter.sums, this.#settled)) }
+    this.#meter.restore(this.#state)
+    this.#settled = this.#meter.sums
+    return staleness
   }
 
   #diverged(step: number, reason: string, given?: number): SepconvError {
@@ -380,7 +492,9 @@ class Run {
   }
 
   async *#finishEpoch(epoch: number, waitShare: number, since: number): AsyncGenerator<FitEvent, void, undefined> {
-    const { out, snapshots } = this.options
+    const { snapshots } = this.options
+    const out = this.#out
+    const staleness = await this.#settle()
     await this.#checkWeights()
     const evaluation = yield* this.#evaluate(epoch)
     const scores = evaluation && scoresOf(evaluation)
@@ -388,6 +502,7 @@ class Run {
     const best = value !== undefined && isBetter(this.settings.metric, value, this.#state.best?.value)
     const { loss, top1 } = this.#meter
     this.#meter = new EpochMeter()
+    this.#settled = this.#meter.sums
     this.#state = { ...this.#state, ...this.#meter.sums, best: best ? { metric: this.settings.metric, value, epoch } : this.#state.best }
     if (out !== undefined) {
       if (best || !this.#evaluator) await this.#saveWeights(join(out, BEST))
@@ -397,7 +512,19 @@ class Run {
     }
     const skipped = [...(this.#pictures?.statistics.skipped.keys() ?? []), ...(evaluation?.skipped.keys() ?? [])]
     const seconds = (performance.now() - since) / 1e3
-    yield* this.#emit({ type: 'epoch', epoch, step: this.#state.step, loss, top1, validation: scores, best, seconds, waitShare, skipped })
+    yield* this.#emit({
+      type: 'epoch',
+      epoch,
+      step: this.#state.step,
+      loss,
+      top1,
+      validation: scores,
+      best,
+      seconds,
+      waitShare,
+      skipped,
+      ...(staleness && { staleness }),
+    })
   }
 
   async *#evaluate(epoch: number): AsyncGenerator<FitEvent, Evaluation | null, undefined> {
@@ -408,6 +535,7 @@ class Run {
   }
 
   async *#stop(stepsPerEpoch: number): AsyncGenerator<FitEvent, void, undefined> {
+    await this.#settle()
     yield* this.#save()
     const { step } = this.#state
     await this.#adoptAverage()
@@ -415,7 +543,8 @@ class Run {
   }
 
   async *#save(): AsyncGenerator<FitEvent, void, undefined> {
-    const { out, model } = this.options
+    const { model } = this.options
+    const out = this.#out
     if (out === undefined) return
     await this.#checkWeights()
     await saveCheckpoint(out, model, this.#companions(), this.#state)

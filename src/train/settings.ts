@@ -56,13 +56,20 @@ export interface TrainingSettings {
   metric?: Metric
   /** Ends the run after so many epochs without a better score. Default: never. */
   patience?: number
+  /** With several ranks, whose rows batch norm takes its statistics over: the rank's own, or all of them. Default `'local'`. */
+  batchNorm?: 'local' | 'synchronised'
+  /**
+   * With several ranks: none waits for the others' gradients. Each sends its own to the ranks that own the weights and goes on with what it
+   * has, which may lack updates of at most `maxStaleness` steps of any rank. Not the same from run to run. Default: off.
+   */
+  asynchronous?: { readonly maxStaleness: number } | false
   /** What a step stores feature maps and their gradients in; parameters, optimizer and loss stay float32. Default `'float32'`. */
   precision?: Precision
 }
 
 const SETTINGS: readonly (keyof TrainingSettings)[] = [
   ...(['epochs', 'batch', 'size', 'rate', 'optimizer', 'schedule', 'loss', 'labelSmoothing', 'average', 'averageDecay'] as const),
-  ...(['clipNorm', 'accumulate', 'augment', 'mix', 'seed', 'metric', 'patience', 'precision'] as const),
+  ...(['clipNorm', 'accumulate', 'augment', 'mix', 'seed', 'metric', 'patience', 'precision', 'batchNorm', 'asynchronous'] as const),
 ]
 /** Names of settings, for those who pass them on. */
 export const SETTING_NAMES: readonly string[] = SETTINGS
@@ -76,7 +83,14 @@ const DEFAULT_OPTIMIZER: OptimizerSettings = { kind: 'sgd', momentum: 0.9, weigh
 const RATE_BATCH = 32
 
 /** @throws ERR_ARGUMENT, ERR_DATA, ERR_DEVICE naming the setting that is wrong. */
-export function resolveSettings(given: TrainingSettings, recipe: Recipe | undefined, model: Model, data: Dataset): Settings {
+export function resolveSettings(
+  given: TrainingSettings,
+  recipe: Recipe | undefined,
+  model: Model,
+  data: Dataset,
+  /** That share each batch. */
+  ranks = 1,
+): Settings {
   const { model: _, ...base }: TrainingSettings & { model?: unknown } = recipe
     ? (recipeFor(recipe, model.config.architecture) as never)
     : {}
@@ -104,8 +118,10 @@ export function resolveSettings(given: TrainingSettings, recipe: Recipe | undefi
     metric: rest.metric ?? (severalLabels ? 'map' : 'top1'),
     patience: rest.patience,
     precision: rest.precision ?? 'float32',
+    batchNorm: rest.batchNorm ?? 'local',
+    asynchronous: rest.asynchronous ?? false,
   }
-  check(settings, model, data)
+  check(settings, model, data, ranks)
   return settings
 }
 
@@ -120,7 +136,7 @@ function merge<T extends { kind: string } | RateFunction>(base: T, given: Partia
   return kind === undefined || kind === base.kind ? { ...base, ...given } : (given as T)
 }
 
-function check(settings: Settings, model: Model, data: Dataset): void {
+function check(settings: Settings, model: Model, data: Dataset, ranks: number): void {
   const { epochs, batch, size, accumulate } = settings
   const whole = (x: number) => Number.isInteger(x) && x >= 1
   for (const [name, value] of Object.entries({ epochs, batch, size, accumulate, patience: settings.patience ?? 1 }))
@@ -132,12 +148,32 @@ function check(settings: Settings, model: Model, data: Dataset): void {
   choice('average', settings.average, ['ema', 'polyak', 'none'])
   choice('metric', settings.metric, data.multiLabel ? ['map', 'top1', 'top5', 'loss'] : ['top1', 'top5', 'loss'])
   choice('precision', settings.precision, PRECISIONS)
+  choice('batchNorm', settings.batchNorm, ['local', 'synchronised'])
   checkMix(settings.mix)
   checkStorage(settings.precision, model.executor.target)
   if (batch % accumulate !== 0)
     throw new SepconvError('ERR_ARGUMENT', `fit: accumulate must divide the batch, got ${accumulate} for ${batch}`, {
       subject: 'accumulate',
       given: accumulate,
+    })
+  if (batch % (accumulate * ranks) !== 0)
+    throw new SepconvError('ERR_ARGUMENT', `fit: a batch of ${batch} in ${accumulate} parts cannot be dealt out to ${ranks} ranks`, {
+      subject: 'batch',
+      expected: `a multiple of ${accumulate * ranks}`,
+      given: batch,
+    })
+  if (settings.asynchronous) {
+    const { maxStaleness } = settings.asynchronous
+    checkRange('fit', 'asynchronous.maxStaleness', maxStaleness, (x) => Number.isInteger(x) && x >= 0, 'a whole number of at least 0')
+    const clash = { accumulate: accumulate > 1, "batchNorm: 'synchronised'": settings.batchNorm === 'synchronised' }
+    for (const [name, wrong] of Object.entries(clash))
+      if (wrong) throw new SepconvError('ERR_ARGUMENT', `fit: asynchronous training has no ${name}`, { subject: 'asynchronous' })
+  }
+  if (ranks > 1 && model.executor.target.name === 'reference')
+    throw new SepconvError('ERR_DEVICE', 'fit: the reference device trains alone', {
+      subject: 'device',
+      given: 'reference',
+      hint: "Use device 'cpu'",
     })
   if (data.multiLabel && settings.loss === 'softmax')
     throw new SepconvError('ERR_ARGUMENT', 'fit: the softmax loss takes one label per picture, and this data has several', {
@@ -185,7 +221,12 @@ function checkLabels({ classes, train, validation, multiLabel }: Dataset): void 
 }
 
 /** What a run is, as plain data; a resumed run must be the same. Functions stand as their names. */
-export function describeRun(model: Model, data: Dataset, { size, ...settings }: Settings, optimizer: Readonly<Record<string, unknown>>) {
+export function describeRun(
+  model: Model,
+  data: Dataset,
+  { size, batchNorm, asynchronous, ...settings }: Settings,
+  optimizer: Readonly<Record<string, unknown>>,
+) {
   const { schedule, loss, clipNorm = null, patience = null } = settings
   const name = (x: unknown) => (typeof x === 'function' ? `function ${x.name}`.trimEnd() : x)
   return {
@@ -198,7 +239,18 @@ export function describeRun(model: Model, data: Dataset, { size, ...settings }: 
       validation: data.validation.length,
       fingerprint: dataFingerprint(data),
     },
-    settings: { ...settings, size, optimizer, schedule: name(schedule), loss: name(loss), clipNorm, patience },
+    // Only where it is not the default, so that runs from before there was a choice go on.
+    settings: {
+      ...settings,
+      ...(batchNorm !== 'local' && { batchNorm }),
+      ...(asynchronous && { asynchronous }),
+      size,
+      optimizer,
+      schedule: name(schedule),
+      loss: name(loss),
+      clipNorm,
+      patience,
+    },
   }
 }
 

@@ -8,6 +8,8 @@ import type { EvaluateOptions, Evaluation } from '../../train/evaluate.js'
 import type { ConfusionMatrix } from '../../train/protocols.js'
 import { addMapOptions, type MapSettings, mapOptions } from '../mapOptions.js'
 import { deviceOption, jsonOption, precisionOption, oneOf, resizeOption, threadsOption, wholeNumber } from '../options.js'
+import type { Communicator } from '../../distributed/communicator.js'
+import { deviceOfRank, withRanks } from '../ranks.js'
 import { percent } from '../table.js'
 import { Progress, say, writeJson, writeText } from '../ui.js'
 import { describeDevice, openWeights, type WeightsSettings } from '../weights.js'
@@ -52,10 +54,12 @@ export function evaluateCommand(): Command {
       'after',
       '\nExamples:\n  $ sepconv evaluate pets/ --weights runs/pets/best.safetensors --confusion confusion.svg\n  $ sepconv evaluate scenes/ --weights runs/scenes/best.safetensors --metric map@100\n  $ sepconv evaluate val/ --truth real.json --weights timm/legacy_xception.tf_in1k',
     )
-    .action(evaluateFolder)
+    .action((directory: string, settings: Settings) =>
+      withRanks((ranks) => evaluateFolder(directory, { ...settings, device: deviceOfRank(settings.device, ranks) }, ranks)),
+    )
 }
 
-async function evaluateFolder(directory: string, settings: Settings): Promise<void> {
+async function evaluateFolder(directory: string, settings: Settings, ranks: Communicator | undefined): Promise<void> {
   using model = await openWeights('evaluate', settings)
   const { samples, truth, classes } = await labelled(directory, settings, model)
   const [{ ConfusionMatrix }, { MultiLabelMeter }] = await Promise.all([import('../../train/protocols.js'), import('../../metrics.js')])
@@ -69,8 +73,9 @@ async function evaluateFolder(directory: string, settings: Settings): Promise<vo
   }
   const progress = new Progress({ label: 'evaluating', total: samples.length, unit: 'img' })
   const map = await mapOptions(settings, model.labels ?? classes)
-  const single = await measure(model, samples, { ...settings, ...(map && { map }) }, observe, (done) => progress.update(done))
+  const single = await measure(model, samples, { ...settings, ...(map && { map }), ranks }, observe, (done) => progress.update(done))
   progress.finish()
+  if (ranks && ranks.rank !== 0) return
   const { skipped } = single
   const { images, top1, top5, loss } = several ? several.result() : single
   for (const [name, reason] of skipped) say(`skipped ${name}: ${reason}`)
@@ -105,7 +110,7 @@ type Measured = Pick<Evaluation, 'images' | 'top1' | 'top5' | 'loss' | 'skipped'
 async function measure(
   model: Model,
   samples: readonly Sample[],
-  settings: Settings & Pick<EvaluateOptions, 'map'>,
+  settings: Settings & Pick<EvaluateOptions, 'map' | 'ranks'>,
   observe: (logits: Float32Array, sample: number) => void,
   onDone: (done: number) => void,
 ): Promise<Measured> {
@@ -118,10 +123,13 @@ async function measure(
       size,
       strict,
       cacheBytes: 0,
+      ranks: settings.ranks,
       observe,
       onProgress: ({ done }) => onDone(done),
     })
   }
+  if (settings.ranks)
+    throw new SepconvError('ERR_ARGUMENT', 'evaluate: --crops ten runs in one process', { subject: 'crops', given: settings.ranks.size })
   if (size !== undefined)
     throw new SepconvError('ERR_ARGUMENT', 'evaluate: --crops ten runs at the size of the weights; leave out --size', { subject: 'size' })
   const [{ tenCropLogits }, { ClassificationMeter }] = await Promise.all([import('../../train/protocols.js'), import('../../metrics.js')])

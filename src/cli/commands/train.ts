@@ -8,7 +8,18 @@ import { Command } from 'commander'
 import { SepconvError } from '../../errors.js'
 import type { Preprocessing } from '../../models/preprocessing.js'
 import type { FitOptions } from '../../train/fit.js'
-import { addModelOptions, type DeviceSettings, deviceOption, jsonOption, modelOptions, selectDevice, threadsOption } from '../options.js'
+import type { Communicator } from '../../distributed/communicator.js'
+import { deviceOfRank, withRanks } from '../ranks.js'
+import {
+  addModelOptions,
+  type DeviceSettings,
+  deviceOption,
+  jsonOption,
+  modelOptions,
+  selectDevice,
+  threadsOption,
+  wholeNumber,
+} from '../options.js'
 import { ExitStatus } from '../status.js'
 import { trainReporter } from '../trainReporter.js'
 import { addTrainingOptions, givenOptions, storedRecipe, storedTuning } from '../trainSettings.js'
@@ -26,6 +37,7 @@ interface Settings extends DeviceSettings, Readonly<Record<string, unknown>> {
   size?: number
   strict?: boolean
   json?: boolean
+  workers?: number
 }
 
 export function trainCommand(): Command {
@@ -45,14 +57,43 @@ export function trainCommand(): Command {
     .addOption(deviceOption())
     .addOption(threadsOption())
     .addOption(jsonOption())
+    .optionsGroup('Several processes (docs/cluster.md):')
+    .option('--workers <n>', 'train in so many processes of this machine, by mpirun; --batch counts all of them', wholeNumber())
+    .option('--sync-batch-norm', "batch norm takes its statistics over all processes' rows, as one process would")
+    .option('--asynchronous', 'processes do not wait for the gradients of others, as the paper trained on JFT')
+    .option('--max-staleness <steps>', 'of asynchronous: how many steps weights may lag behind any process (default: 4)', wholeNumber(0))
     .addHelpText(
       'after',
-      '\nExamples:\n  $ sepconv train pets/ --epochs 20 --size 150\n  $ sepconv train imagenet/ --model inception_v3 --recipe paper-imagenet --batch 64\n  $ sepconv train pets/ --weights keras/xception --freeze middle --layer-rates exit=0.1\n  $ sepconv train --resume runs/pets\n  $ sepconv train pets/ --width 0.25 --middle-repeats 2 --size 96 --batch 64 --json > events.jsonl',
+      '\nExamples:\n  $ sepconv train pets/ --epochs 20 --size 150\n  $ sepconv train imagenet/ --model inception_v3 --recipe paper-imagenet --batch 64\n  $ sepconv train pets/ --weights keras/xception --freeze middle --layer-rates exit=0.1\n  $ sepconv train --resume runs/pets\n  $ sepconv train pets/ --workers 4 --batch 64\n  $ mpirun -n 16 --hostfile hosts npx sepconv train /data/imagenet --device cuda --batch 1024\n  $ sepconv train pets/ --width 0.25 --middle-repeats 2 --size 96 --batch 64 --json > events.jsonl',
     )
-    .action(train)
+    .action((directory: string | undefined, settings: Settings) =>
+      settings.workers === undefined ? withRanks((ranks) => train(directory, settings, ranks)) : trainInWorkers(settings),
+    )
 }
 
-async function train(directory: string | undefined, settings: Settings): Promise<void> {
+/** Starts this command as often as there shall be workers, without `--workers`. */
+async function trainInWorkers({ workers, threads }: Settings): Promise<void> {
+  const { launched } = await import('../../distributed/launched.js')
+  const { launch } = await import('../../distributed/launch.js')
+  if (launched())
+    throw new SepconvError('ERR_ARGUMENT', '--workers starts ranks by itself, and this process is one already', {
+      subject: 'workers',
+      hint: 'Leave --workers out under mpirun and srun',
+    })
+  const args = process.argv.slice(2)
+  const at = args.findIndex((arg) => arg === '--workers' || arg.startsWith('--workers='))
+  args.splice(at, args[at] === '--workers' ? 2 : 1)
+  const status = await launch({
+    workers: workers!,
+    command: [process.execPath, ...process.execArgv, process.argv[1]!, ...args],
+    ...(threads !== undefined && { threads }),
+    onInterrupt: () => say('finishing the step under way and saving; Ctrl-C again ends at once'),
+  })
+  if (status !== 0) throw new ExitStatus(status)
+}
+
+async function train(directory: string | undefined, settings: Settings, ranks: Communicator | undefined): Promise<void> {
+  const tell = (ranks?.rank ?? 0) === 0
   const resume = settings.resume !== undefined
   const out = typeof settings.resume === 'string' ? settings.resume : settings.out
   if (resume && out === undefined)
@@ -62,7 +103,7 @@ async function train(directory: string | undefined, settings: Settings): Promise
     })
   if (!resume && directory === undefined)
     throw new SepconvError('ERR_ARGUMENT', 'train needs a folder of pictures', { subject: 'dir', hint: 'sepconv train pets/' })
-  const device = selectDevice(settings)
+  const device = deviceOfRank(selectDevice(settings), ranks)
   if (settings.weights !== undefined && !resume) settings.weights = await downloaded(settings.weights)
   const [plan, { openDataset }, { createModel }, { fit }] = await Promise.all([
     resume ? storedPlan(out!, settings) : freshPlan(settings),
@@ -81,13 +122,18 @@ async function train(directory: string | undefined, settings: Settings): Promise
     seed: plan.seed,
   })
   const names = { train: data.train.length, validation: data.validation.length }
-  say(
-    `${names.train + names.validation} pictures (${names.validation} held out), ${data.classes.length} classes · ${plan.architecture}, ${count(model.summary().parameters.trainable)} parameters · ${await describeDevice(model.device)}`,
-  )
-  if (data.ignored.count > 0) say(`${data.ignored.count} files are no pictures and were left out (${data.ignored.examples.join(', ')})`)
+  const among = ranks
+    ? ` · ${ranks.size} processes on ${new Set(ranks.hosts).size === 1 ? 'this machine' : `${new Set(ranks.hosts).size} machines`}`
+    : ''
+  if (tell)
+    say(
+      `${names.train + names.validation} pictures (${names.validation} held out), ${data.classes.length} classes · ${plan.architecture}, ${count(model.summary().parameters.trainable)} parameters · ${await describeDevice(model.device)}${among}`,
+    )
+  if (tell && data.ignored.count > 0)
+    say(`${data.ignored.count} files are no pictures and were left out (${data.ignored.examples.join(', ')})`)
   const stop = new AbortController()
-  const release = onInterrupt(() => stop.abort())
-  const report = settings.json ? writeJsonLine : trainReporter(plan.batch)
+  const release = onInterrupt(() => stop.abort(), tell)
+  const report = !tell ? () => {} : settings.json ? writeJsonLine : trainReporter(plan.batch)
   const goOn = `sepconv train${directory === undefined ? '' : ` ${directory}`} --resume ${folder}`
   try {
     for await (const event of fit({
@@ -98,13 +144,14 @@ async function train(directory: string | undefined, settings: Settings): Promise
       resume,
       strict: settings.strict === true,
       signal: stop.signal,
+      ranks,
     })) {
       report(event)
       if (event.type === 'stopped') {
-        say(`stopped after step ${event.step}; continue with: ${goOn}`)
+        if (tell) say(`stopped after step ${event.step}; continue with: ${goOn}`)
         throw new ExitStatus(130)
       }
-      if (event.type === 'done' && !settings.json) writeText(`${folder}/best.safetensors`)
+      if (event.type === 'done' && tell && !settings.json) writeText(`${folder}/best.safetensors`)
     }
   } finally {
     release()
@@ -194,20 +241,22 @@ async function storedPlan(folder: string, settings: Settings): Promise<Plan> {
 /** 22855952 → `22.9 M`, 26608 → `26.6 k`. */
 const count = (x: number): string => (x >= 1e6 ? `${(x / 1e6).toPrecision(3)} M` : `${(x / 1e3).toPrecision(3)} k`)
 
-/** The first Ctrl-C calls `stop`, the second ends the process. @returns a function that takes the handler off again. */
-function onInterrupt(stop: () => void): () => void {
+/** The first Ctrl-C, SIGTERM or SIGUSR2 (which mpirun passes on, and Slurm sends before the end of a job) calls `stop`, the second ends the process. @returns a function that takes the handler off again. */
+function onInterrupt(stop: () => void, tell: boolean): () => void {
   let asked = false
   const handle = () => {
     clear()
     if (asked) process.exit(130)
     asked = true
-    say('finishing the step under way and saving; Ctrl-C again ends at once')
+    if (tell) say('finishing the step under way and saving; Ctrl-C again ends at once')
     stop()
   }
   process.on('SIGINT', handle)
   process.on('SIGTERM', handle)
+  process.on('SIGUSR2', handle)
   return () => {
     process.off('SIGINT', handle)
     process.off('SIGTERM', handle)
+    process.off('SIGUSR2', handle)
   }
 }

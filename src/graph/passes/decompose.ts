@@ -8,11 +8,14 @@ import type { Graph } from '../graph.js'
 import { opDefinition } from '../op.js'
 import { rewrite } from '../rewrite.js'
 import { emit, emitAll } from '../trace.js'
+import { momentsOfRanks } from '../../ops/batchNorm.js'
 
 export function decompose(graph: Graph): Graph {
   return rewrite(graph, (node, [x, gamma, beta]) => {
     if (node.name !== 'batchNorm') return undefined
-    const [mean, variance] = emitAll(opDefinition('batchNormStatistics'), [x!])
+    const own = emitAll(opDefinition('batchNormStatistics'), [x!])
+    const ranks = node.attributes.ranks as number | undefined
+    const [mean, variance] = ranks === undefined ? own : momentsOfRanks(own[0]!, own[1]!, ranks)
     const [scale, shift] = emitAll(opDefinition('batchNormCoefficients'), [mean!, variance!, gamma ?? null, beta ?? null], {
       epsilon: node.attributes.epsilon!,
     })

@@ -32,7 +32,8 @@ function native<T>(call: () => T): T {
   }
 }
 
-function translated(error: unknown): unknown {
+/** An error of the addon with its code as a SepconvError; anything else as it is. */
+export function translated(error: unknown): unknown {
   const code = (error as { code?: unknown } | null)?.code
   if (error instanceof SepconvError || !(error instanceof Error) || typeof code !== 'string' || !code.startsWith('ERR_')) return error
   return new SepconvError(code as ErrorCode, error.message, { cause: error })

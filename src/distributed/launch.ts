@@ -1,0 +1,68 @@
+/** Starting several ranks on this machine: `sepconv train --workers N` is `mpirun -n N sepconv train`. */
+
+import { spawn, spawnSync } from 'node:child_process'
+import { availableParallelism } from 'node:os'
+import { SepconvError } from '../errors.js'
+import { INSTALL, mpiShim } from './shim.js'
+
+/** Seconds that ranks have to end after mpirun has told them to. */
+const GRACE_SECONDS = 10
+
+export interface LaunchOptions {
+  readonly workers: number
+  /** The command that each rank runs. */
+  readonly command: readonly string[]
+  /** Threads of each rank's cpu device. Default: an equal part of the processor. */
+  readonly threads?: number
+  /** Called when Ctrl-C has been passed on. */
+  readonly onInterrupt?: () => void
+}
+
+/**
+ * Runs a command as several connected ranks and waits for them. The first Ctrl-C reaches them as SIGUSR2 (mpirun passes it on), which
+ * ends training with a checkpoint; the second one kills them.
+ * @returns the exit status of the first rank that failed, else 0.
+ * @throws ERR_MPI where there is no mpirun or no mpicc, with how to get them.
+ */
+export async function launch({ workers, command, threads, onInterrupt }: LaunchOptions): Promise<number> {
+  const launcher = process.env.SEPCONV_MPIRUN ?? 'mpirun'
+  const { stdout, error } = spawnSync(launcher, ['--version'], { encoding: 'utf8' })
+  if (error) throw new SepconvError('ERR_MPI', `there is no MPI here: '${launcher}' was not found`, { subject: 'mpirun', hint: INSTALL })
+  // Once here rather than by every rank at the same time.
+  const shim = await mpiShim()
+  const open = /Open MPI|OpenRTE/.test(stdout)
+  const options = open
+    ? [
+        ...['--bind-to', 'none', '--mca', 'odls_base_sigkill_timeout', String(GRACE_SECONDS)],
+        ...(workers > availableParallelism() ? ['--oversubscribe'] : []),
+        ...(process.getuid?.() === 0 ? ['--allow-run-as-root'] : []),
+      ]
+    : []
+  const child = spawn(launcher, ['-n', String(workers), ...options, ...command], {
+    stdio: 'inherit',
+    // Out of the terminal's foreground group: Ctrl-C is for this process, which knows what to do with it.
+    detached: true,
+    env: {
+      ...process.env,
+      SEPCONV_MPI_SHIM: shim,
+      SEPCONV_THREADS: String(threads ?? Math.max(1, Math.floor(availableParallelism() / workers))),
+    },
+  })
+  let asked = false
+  const pass = () => {
+    child.kill(asked ? 'SIGTERM' : 'SIGUSR2')
+    if (!asked) onInterrupt?.()
+    asked = true
+  }
+  process.on('SIGINT', pass)
+  process.on('SIGTERM', pass)
+  try {
+    return await new Promise((resolve, reject) => {
+      child.on('error', reject)
+      child.on('close', (status, signal) => resolve(status ?? (signal === 'SIGINT' ? 130 : 1)))
+    })
+  } finally {
+    process.off('SIGINT', pass)
+    process.off('SIGTERM', pass)
+  }
+}

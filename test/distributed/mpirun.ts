@@ -1,0 +1,78 @@
+/** Running programs as several ranks, for tests; where there is no MPI they are skipped by name. */
+
+import { spawn, spawnSync } from 'node:child_process'
+import { existsSync } from 'node:fs'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { builtCli } from '../cli/built.js'
+
+const programs = fileURLToPath(new URL('programs/', import.meta.url))
+export const program = (name: string): string => join(programs, name)
+
+/** Whether ranks can be started here: mpirun, and mpicc for the shim. */
+export const hasMpi = ['mpirun', 'mpicc'].every((command) => spawnSync(command, ['--version']).status === 0)
+const openMpi = hasMpi && /Open MPI|OpenRTE/.test(String(spawnSync('mpirun', ['--version']).stdout))
+
+export const environment = {
+  ...process.env,
+  SEPCONV_THREADS: '1',
+  NO_COLOR: '1',
+  ...(process.getuid?.() === 0 && { OMPI_ALLOW_RUN_AS_ROOT: '1', OMPI_ALLOW_RUN_AS_ROOT_CONFIRM: '1' }),
+}
+
+export interface Ended {
+  readonly status: number | null
+  readonly stdout: string
+  readonly stderr: string
+  readonly seconds: number
+}
+
+/** Starts `node …args` as `count` ranks, or alone for 1; `watch` sees what they print as it comes, and mpirun's process id;
+ * once the file `stopAt` is there, mpirun gets SIGUSR2, as from Ctrl-C under --workers and from Slurm. */
+export function ranks(
+  count: number,
+  args: readonly string[],
+  options: {
+    cwd?: string
+    env?: NodeJS.ProcessEnv
+    watch?: (stderr: string, pid: number) => void
+    stopAt?: string
+    launcher?: readonly string[]
+  } = {},
+): Promise<Ended> {
+  builtCli()
+  const bound = openMpi ? ['--oversubscribe', '--bind-to', 'none'] : []
+  const command =
+    count === 1
+      ? [process.execPath, ...args]
+      : ['mpirun', '-n', String(count), ...bound, ...(options.launcher ?? []), process.execPath, ...args]
+  const since = performance.now()
+  const child = spawn(command[0]!, command.slice(1), {
+    cwd: options.cwd,
+    env: { ...environment, ...options.env },
+    stdio: ['ignore', 'pipe', 'pipe'],
+  })
+  let [stdout, stderr] = ['', '']
+  child.stdout.setEncoding('utf8').on('data', (text: string) => (stdout += text))
+  child.stderr.setEncoding('utf8').on('data', (text: string) => {
+    stderr += text
+    options.watch?.(stderr, child.pid!)
+  })
+  const stop = setInterval(() => {
+    if (!options.stopAt || !existsSync(options.stopAt)) return
+    clearInterval(stop)
+    child.kill('SIGUSR2')
+  }, 5)
+  return new Promise((resolve, reject) => {
+    child.on('error', reject)
+    child.on('close', () => clearInterval(stop))
+    child.on('close', (status) => resolve({ status, stdout, stderr, seconds: (performance.now() - since) / 1e3 }))
+  })
+}
+
+/** The one JSON value that a program prints. */
+export async function json<T>(count: number, name: string, settings: object, env?: NodeJS.ProcessEnv): Promise<T> {
+  const { status, stdout, stderr } = await ranks(count, [program(name), JSON.stringify(settings)], env ? { env } : {})
+  if (status !== 0) throw new Error(`status ${status}: ${stderr}${stdout}`)
+  return JSON.parse(stdout) as T
+}
