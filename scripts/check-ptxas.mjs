@@ -39,6 +39,9 @@ export function parsePtxas(log) {
   return kernels
 }
 
+/** Lines in which ptxas says that it has serialised wgmma, or has put a fence of its own between: the kernel then runs at half its speed. */
+export const serialised = (log) => log.split('\n').filter((line) => /\(C75\d\d\)/.test(line))
+
 /** One message per kernel that spills without leave, and per entry of the list that is no longer needed. */
 export function complaints(kernels, allowed = ALLOWED) {
   const needed = new Set()
@@ -107,6 +110,7 @@ async function main() {
         },
       )
       kernels.push(...parsePtxas(stdout + stderr))
+      errors.push(...serialised(stdout + stderr))
     } catch (error) {
       errors.push(`${file}:\n${error.stderr ?? error.message}`)
     }

@@ -32,7 +32,8 @@ std::string tileName(int height, int width) { return std::to_string(height) + "x
   throw Error("ERR_FORMAT", "there is no tile '" + tile + "' for this shape: it was tuned for another version");
 }
 
-constexpr const char* matrixTiles[] = {"32x64", "64x64", "64x128", "128x128"};
+constexpr const char* matrixTiles[] = {"32x64",  "64x64",   "64x128",  "128x128", "192x184",
+                                       "192x96", "128x256", "256x128", "184x192"};
 MatrixTile matrixTile(const std::string& name, const std::vector<std::string>& known) {
   if (std::find(known.begin(), known.end(), name) == known.end()) unknownTile(name);
   const auto* at = std::find(std::begin(matrixTiles), std::end(matrixTiles), name);
@@ -50,9 +51,76 @@ bool vectorised(const SeparableProblem& problem) {
   return m.depth % 4 == 0 && m.columns % 4 == 0 && m.panel % 4 == 0 && problem.depthwise.multiplier == 1;
 }
 
+// The product of a separable convolution whose depthwise result lies in memory.
+GemmShape productOf(const SeparableProblem& problem, const DeviceProperties& device) {
+  const MatrixProblem& m = problem.pointwise;
+  return {m.rows, m.columns, m.depth,     1,    true,
+          true,   false,     m.precision, true, warpgroupTiles(m, Product::forward, device)};
+}
+
 int ceilDiv(int64_t a, int64_t b) { return static_cast<int>((a + b - 1) / b); }
 
+// Model of a product on tensor cores, in multiply-adds of one multiprocessor at wgmma's full rate: waves of tiles, each
+// as long as its multiply-adds over the share of that rate that shared memory can feed. A cycle gives 128 bytes; wgmma
+// reads 64 + 4096 / right of them for the left and the right operand, the copies write 4096 / right + 4096 / left.
+// mma.sync is taken to reach 0.6 of the rate with two blocks of 128x128 per multiprocessor, and 0.3 with one of 64x64.
+// Estimates, not measured on hardware yet.
+double modelledCost(const GemmShape& shape, MatrixTile tile, int multiprocessors, int splits) {
+  const TileSize size = sizeOf(tile);
+  const int64_t rowTiles = ceilDiv(shape.rows, size.rows), columnTiles = ceilDiv(shape.columns, size.columns);
+  const double area = double{1} * size.rows * size.columns;
+  if (!byWarpgroups(tile)) {
+    const bool large = tile == MatrixTile::tile128x128;
+    const int places = large ? 2 * multiprocessors : multiprocessors;
+    const int waves = ceilDiv(shape.groups * rowTiles * columnTiles * splits, places);
+    return large ? waves * 2 * area / 0.6 : waves * area / 0.3;
+  }
+  const bool swapped = tile == MatrixTile::tile184x192;
+  const double left = swapped ? size.columns : size.rows, right = swapped ? size.rows : size.columns;
+  const double rate = std::min(1.0, 128 / (64 + 2 * 4096 / right + 4096 / left));
+  // Two blocks share right tiles.
+  const int64_t pairs = ceilDiv(swapped ? columnTiles : rowTiles, 2) * (swapped ? rowTiles : columnTiles) * splits;
+  return ceilDiv(pairs, std::max(1, multiprocessors / 2)) * area / rate;
+}
+
+// Splits of a product by wgmma, in whole steps of 64: where the last wave is fullest, each split costing another 128 of
+// depth to start, store and add.
+void splitForWarpgroups(const GemmShape& shape, const DeviceProperties& device, MatrixConfig& config) {
+  double best = 0;
+  for (int splits = 1; splits <= std::min(128, std::max(1, shape.depth / 256)); ++splits) {
+    const int depth = ceilDiv(ceilDiv(shape.depth, splits), 64) * 64;
+    const double cost = modelledCost(shape, config.tile, device.multiprocessors, splits) * (depth + 128);
+    if (splits > 1 && cost >= best) continue;
+    best = cost;
+    config.depthPerSplit = depth;
+    config.splits = ceilDiv(shape.depth, depth);
+  }
+}
+
 }  // namespace
+
+std::string nameOf(MatrixTile tile) { return matrixTiles[static_cast<int>(tile)]; }
+
+std::vector<MatrixTile> warpgroupTiles(const MatrixProblem& problem, Product product, const DeviceProperties& device) {
+  const bool relu = problem.inputActivation == Activation::relu;
+  if (device.major != 9 || problem.panel) return {};
+  if (problem.precision == Precision::tf32) {
+    if (product == Product::inputGradient)
+      return {MatrixTile::tile192x184, MatrixTile::tile128x256, MatrixTile::tile256x128};
+    if (product == Product::forward && !relu) return {MatrixTile::tile184x192, MatrixTile::tile256x128};
+    return {};
+  }
+  std::vector<MatrixTile> tiles = {MatrixTile::tile192x184, MatrixTile::tile128x256};
+  if (product != Product::filterGradient) tiles.push_back(MatrixTile::tile192x96);
+  if (product != Product::filterGradient && !relu) tiles.push_back(MatrixTile::tile256x128);
+  return tiles;
+}
+
+TileSize sizeOf(MatrixTile tile) {
+  constexpr TileSize sizes[] = {{32, 64},  {64, 64},   {64, 128},  {128, 128}, {192, 184},
+                                {192, 96}, {128, 256}, {256, 128}, {184, 192}};
+  return sizes[static_cast<int>(tile)];
+}
 
 DepthwiseConfig chooseDepthwise(const DepthwiseProblem& problem, const DeviceProperties& device,
                                 const std::string& tile) {
@@ -137,14 +205,18 @@ std::vector<std::string> tilesOf(const DepthwiseProblem& problem, const DevicePr
 }
 
 std::vector<std::string> tilesOf(const GemmShape& shape) {
-  if (shape.precision != Precision::float32 && shape.tensorCores) return {"64x64", "128x128"};
+  if (shape.precision != Precision::float32 && shape.tensorCores) {
+    std::vector<std::string> tiles = {"64x64", "128x128"};
+    for (const MatrixTile tile : shape.warpgroupTiles) tiles.push_back(nameOf(tile));
+    return tiles;
+  }
   if (!shape.vectorised) return {};
   if (shape.largeTiles) return {"32x64", "64x64", "128x128"};
   return {};
 }
 
-std::vector<std::string> tilesOf(const SeparableProblem& problem) {
-  if (onTensorCores(problem)) return {"64x64", "128x128"};
+std::vector<std::string> tilesOf(const SeparableProblem& problem, const DeviceProperties& device) {
+  if (onTensorCores(problem)) return tilesOf(productOf(problem, device));
   if (vectorised(problem)) return {"32x64", "64x128"};
   return {};
 }
@@ -158,27 +230,29 @@ MatrixConfig chooseGemm(const GemmShape& shape, const DeviceProperties& device, 
   config.depthPerSplit = shape.depth;
   int64_t started = count(32, 64);
   // The larger tile needs half the loads per product.
-  const auto take = [&](MatrixTile tile, int rows, int columns) {
+  const auto take = [&](MatrixTile tile) {
     config.tile = tile;
-    started = count(rows, columns);
+    started = count(sizeOf(tile).rows, sizeOf(tile).columns);
   };
   const bool fills = shape.splits;  // splits fill the device, whatever the tile
   if (shape.precision != Precision::float32 && shape.tensorCores) {
     config.precision = shape.precision;
     // Two blocks per multiprocessor: one wave of the large tile is worth more than several of the small one.
     const bool large = shape.rows > 64 && shape.columns > 64 && (fills || count(128, 128) >= device.multiprocessors);
-    large ? take(MatrixTile::tile128x128, 128, 128) : take(MatrixTile::tile64x64, 64, 64);
+    take(large ? MatrixTile::tile128x128 : MatrixTile::tile64x64);
+    // Whatever the tile, splits fill the device: then the cost of the whole area decides.
+    const int places = fills ? 1 : device.multiprocessors;
+    for (const MatrixTile candidate : shape.warpgroupTiles)
+      if (modelledCost(shape, candidate, places, 1) < modelledCost(shape, config.tile, places, 1)) take(candidate);
   } else if (shape.vectorised && shape.largeTiles && shape.rows > 64 && shape.columns > 64 &&
              (fills || count(128, 128) >= enough))
-    take(MatrixTile::tile128x128, 128, 128);
+    take(MatrixTile::tile128x128);
   else if (shape.vectorised && shape.rows > 32 && (fills || count(64, 64) >= enough))
-    take(MatrixTile::tile64x64, 64, 64);
-  if (!tile.empty()) {
-    constexpr int sizes[][2] = {{32, 64}, {64, 64}, {64, 128}, {128, 128}};
-    const MatrixTile wanted = matrixTile(tile, tilesOf(shape));
-    take(wanted, sizes[static_cast<int>(wanted)][0], sizes[static_cast<int>(wanted)][1]);
-  }
-  if (shape.splits && started < enough) {
+    take(MatrixTile::tile64x64);
+  if (!tile.empty()) take(matrixTile(tile, tilesOf(shape)));
+  if (shape.splits && byWarpgroups(config.tile)) {
+    splitForWarpgroups(shape, device, config);
+  } else if (shape.splits && started < enough) {
     // At least 128 deep, so that a partial product costs more than adding it.
     const int64_t most = std::max<int64_t>(1, std::min<int64_t>(shape.depth / 128, 65535 / shape.groups));
     const int64_t wanted = std::min((enough + started - 1) / started, most);
@@ -199,10 +273,14 @@ MatrixConfig chooseSeparable(const SeparableProblem& problem, const DeviceProper
   if (onTensorCores(problem)) {
     config.precision = m.precision;
     config.tile = fills(128) ? MatrixTile::tile128x128 : MatrixTile::tile64x64;
+    // Beyond 256 columns the product takes longer than memory, and would wait for the depthwise to be computed again.
+    if (m.columns > 256)
+      if (const MatrixConfig two = chooseGemm(productOf(problem, device), device); byWarpgroups(two.tile))
+        config.tile = two.tile;
   } else if (vectorised(problem) && fills(64)) {
     config.tile = MatrixTile::tile64x128;
   }
-  if (!tile.empty()) config.tile = matrixTile(tile, tilesOf(problem));
+  if (!tile.empty()) config.tile = matrixTile(tile, tilesOf(problem, device));
   return config;
 }
 
@@ -243,7 +321,7 @@ std::string describe(const MatrixConfig& config) {
   text += ", " + std::to_string(config.vector) + (config.vector > 1 ? " elements" : " element") + " per access";
   if (config.precision != Precision::float32)
     text = std::string(config.precision == Precision::tf32 ? "tf32 " : "bfloat16 ") +
-           matrixTiles[static_cast<int>(config.tile)];
+           matrixTiles[static_cast<int>(config.tile)] + (byWarpgroups(config.tile) ? " wgmma" : "");
   if (config.splits > 1) text += ", " + std::to_string(config.splits) + " splits";
   return text;
 }

@@ -39,8 +39,24 @@ struct FilterGradientConfig {
   int blockChannels() const { return tileBytes / (halfTile ? 2 : 4); }
 };
 
-// Products: rows x columns of y per block.
-enum class MatrixTile : uint8_t { tile32x64, tile64x64, tile64x128, tile128x128 };
+// Products: rows x columns of y per block. From 192x184 on: by wgmma, compute capability 9.0 alone.
+enum class MatrixTile : uint8_t {
+  tile32x64,
+  tile64x64,
+  tile64x128,
+  tile128x128,
+  tile192x184,
+  tile192x96,
+  tile128x256,
+  tile256x128,
+  tile184x192,
+};
+struct TileSize {
+  int rows, columns;
+};
+TileSize sizeOf(MatrixTile tile);
+std::string nameOf(MatrixTile tile);  // '128x128'
+inline bool byWarpgroups(MatrixTile tile) { return tile >= MatrixTile::tile192x184; }
 
 // A product C[rows, columns] over depth, one per group.
 struct GemmShape {
@@ -53,13 +69,20 @@ struct GemmShape {
   // tf32) and no elu before the product. Otherwise the exact kernel does.
   Precision precision = Precision::float32;
   bool tensorCores = false;
+  // The tiles that wgmma has for this product on this device, if any.
+  std::vector<MatrixTile> warpgroupTiles = {};
 };
+
+// The tiles that wgmma has for one of the three pointwise products on this device. It takes a ReLU before the product
+// in bfloat16 alone, and not the filter gradient of tf32, whose operands both run along lines.
+enum class Product : uint8_t { forward, inputGradient, filterGradient };
+std::vector<MatrixTile> warpgroupTiles(const MatrixProblem& problem, Product product, const DeviceProperties& device);
 
 struct MatrixConfig {
   MatrixTile tile;
   int vector;
   int splits = 1, depthPerSplit = 0;
-  Precision precision = Precision::float32;  // others: tensor cores, tiles of 128x128 or 64x64
+  Precision precision = Precision::float32;  // others: tensor cores, tiles of 128x128 or 64x64, or byWarpgroups
 };
 
 // `tile`: '' for the rule's own choice, or one of the names that tilesOf gives, which the tuner has measured; anything
@@ -68,13 +91,14 @@ DepthwiseConfig chooseDepthwise(const DepthwiseProblem& problem, const DevicePro
                                 const std::string& tile = "");
 FilterGradientConfig chooseDepthwiseFilterGradient(const DepthwiseProblem& problem, const DeviceProperties& device);
 MatrixConfig chooseGemm(const GemmShape& shape, const DeviceProperties& device, const std::string& tile = "");
+// A tile that is byWarpgroups: two launches, depthwise and a product by wgmma.
 MatrixConfig chooseSeparable(const SeparableProblem& problem, const DeviceProperties& device,
                              const std::string& tile = "");
 
 // Tiles that serve a problem, by name; fewer than two: there is nothing to choose.
 std::vector<std::string> tilesOf(const DepthwiseProblem& problem, const DeviceProperties& device);
 std::vector<std::string> tilesOf(const GemmShape& shape);
-std::vector<std::string> tilesOf(const SeparableProblem& problem);
+std::vector<std::string> tilesOf(const SeparableProblem& problem, const DeviceProperties& device);
 
 // 'tiled3x3 8x16, 4 channels per access': for reports and tests.
 std::string describe(const DepthwiseConfig& config);

@@ -20,6 +20,24 @@ struct Extent {
   uint32_t x = 1, y = 1, z = 1;
 };
 
+// What kernels for compute capability 9.0 ask of a launch.
+struct LaunchOptions {
+  uint32_t cluster = 1;       // blocks per cluster, in x
+  bool programmatic = false;  // may start while the launch before it ends: the kernel waits for its results itself
+  bool asynchronous = false;  // uses TMA or wgmma: tells the emulator to model the asynchronous proxy
+};
+
+// A matrix in device memory for TMA: rows of `columns` elements, read and written in boxes, of which a row is 128 bytes
+// in shared memory (128-byte swizzle).
+struct TensorMapRequest {
+  void* data;  // 16-byte aligned
+  DType dtype;
+  bool roundsToTf32;  // float32 becomes tf32 on the way into shared memory
+  uint64_t rows, columns, rowBytes;
+  uint32_t boxRows, boxColumns;
+};
+constexpr size_t tensorMapBytes = 128;
+
 // One kernel launch. Kernels take a single parameter struct by value, so that a launch is plain data that can be kept.
 struct Launch {
   const char* name;                                               // for messages
@@ -29,6 +47,7 @@ struct Launch {
   size_t sharedBytes;
   const void* parameters;
   size_t parameterBytes;
+  LaunchOptions options;
 };
 
 // What the choice of tiles may depend on.
@@ -100,6 +119,8 @@ class DeviceInterface {
   virtual void replay(Recording& recording) = 0;
   // Device nanoseconds that the launches of `body` take; waits for them.
   virtual double time(const std::function<void()>& body) = 0;
+  // Writes tensorMapBytes to `map` (64-byte aligned): the form in which this device's TMA wants the request.
+  virtual void encodeTensorMap(void* map, const TensorMapRequest& request) = 0;
 };
 
 }  // namespace sepconv::cuda

@@ -1,6 +1,7 @@
 // The CUDA runtime behind DeviceInterface, and the discovery of devices. The runtime is linked statically and loads
 // libcuda by itself, so the addon loads on machines without a driver. One stream for kernels; copies have one of their
 // own and pass through pinned memory, so that an upload neither waits for a run nor falls into the recording of one.
+#include <cuda.h>
 #include <cuda_runtime.h>
 
 #include <algorithm>
@@ -124,10 +125,39 @@ class CudaDevice final : public DeviceInterface {
                                  static_cast<int>(properties_.sharedBytes)),
             launch.name);
     void* arguments[] = {const_cast<void*>(launch.parameters)};
-    check(
-        cudaLaunchKernel(launch.function, dim3(launch.grid.x, launch.grid.y, launch.grid.z),
-                         dim3(launch.block.x, launch.block.y, launch.block.z), arguments, launch.sharedBytes, stream_),
-        launch.name);
+    cudaLaunchAttribute attributes[2];
+    cudaLaunchConfig_t config{};
+    config.gridDim = dim3(launch.grid.x, launch.grid.y, launch.grid.z);
+    config.blockDim = dim3(launch.block.x, launch.block.y, launch.block.z);
+    config.dynamicSmemBytes = launch.sharedBytes;
+    config.stream = stream_;
+    config.attrs = attributes;
+    if (launch.options.cluster > 1) {
+      attributes[config.numAttrs].id = cudaLaunchAttributeClusterDimension;
+      attributes[config.numAttrs++].val.clusterDim = {launch.options.cluster, 1, 1};
+    }
+    if (launch.options.programmatic) {
+      attributes[config.numAttrs].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+      attributes[config.numAttrs++].val.programmaticStreamSerializationAllowed = 1;
+    }
+    check(cudaLaunchKernelExC(&config, launch.function, arguments), launch.name);
+  }
+
+  void encodeTensorMap(void* map, const TensorMapRequest& request) override {
+    enter();
+    const CUtensorMapDataType type = request.dtype == DType::bfloat16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16
+                                     : request.roundsToTf32           ? CU_TENSOR_MAP_DATA_TYPE_TFLOAT32
+                                                                      : CU_TENSOR_MAP_DATA_TYPE_FLOAT32;
+    const cuuint64_t sizes[] = {request.columns, request.rows}, strides[] = {request.rowBytes};
+    const cuuint32_t box[] = {request.boxColumns, request.boxRows}, steps[] = {1, 1};
+    static_assert(sizeof(CUtensorMap) == tensorMapBytes, "driver.h");
+    const CUresult result = tensorMapEncoder()(static_cast<CUtensorMap*>(map), type, 2, request.data, sizes, strides,
+                                               box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+                                               CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+    if (result != CUDA_SUCCESS)
+      throw Error("ERR_DEVICE", properties_.name + ": cuTensorMapEncodeTiled refuses " + std::to_string(request.rows) +
+                                    " x " + std::to_string(request.columns) + " with error " +
+                                    std::to_string(static_cast<int>(result)));
   }
 
   void synchronize() override {
@@ -204,6 +234,20 @@ class CudaDevice final : public DeviceInterface {
     for (size_t piece = pieces > 2 ? pieces - 2 : 0; piece < pieces; ++piece) finish(piece);
   }
 
+  // Out of the driver that the runtime has loaded: the addon does not link libcuda.
+  decltype(&cuTensorMapEncodeTiled) tensorMapEncoder() {
+    if (!encoder_) {
+      void* function = nullptr;
+      cudaDriverEntryPointQueryResult found = cudaDriverEntryPointSymbolNotFound;
+      check(cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function, 12000, cudaEnableDefault, &found),
+            "cudaGetDriverEntryPointByVersion");
+      if (found != cudaDriverEntryPointSuccess)
+        throw Error("ERR_DEVICE", properties_.name + ": the driver has no cuTensorMapEncodeTiled; update it");
+      encoder_ = reinterpret_cast<decltype(&cuTensorMapEncodeTiled)>(function);
+    }
+    return encoder_;
+  }
+
   // The current device is per thread.
   void enter() {
     failure_.refuse(properties_.name);
@@ -230,6 +274,7 @@ class CudaDevice final : public DeviceInterface {
   cudaEvent_t start_ = nullptr, stop_ = nullptr;
   std::set<const void*>
       optedIn_;  // kernels that may have more than 48 KiB of shared memory; used by the thread that runs
+  decltype(&cuTensorMapEncodeTiled) encoder_ = nullptr;
   Failure failure_;
 };
 

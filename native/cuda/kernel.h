@@ -45,6 +45,7 @@ using Registry = std::unordered_map<std::string, Factory>;
 
 // kernels/*.cu, each its own
 void registerArchCheck(Registry& registry);
+void registerArchCheckHopper(Registry& registry);
 void registerCastKernel(Registry& registry);
 void registerConv2dKernels(Registry& registry);
 void registerDepthwiseKernels(Registry& registry);

@@ -30,6 +30,7 @@ const Registry& kernels() {
   static const Registry registry = [] {
     Registry all;
     registerArchCheck(all);
+    registerArchCheckHopper(all);
     registerCastKernel(all);
     registerConv2dKernels(all);
     registerDepthwiseKernels(all);

@@ -10,7 +10,7 @@
 namespace sepconv::emulator {
 namespace {
 
-constexpr int maxThreads = 1024;
+constexpr int maxThreads = 1024, maxWarps = 64, namedBarriers = 16;
 constexpr size_t maxSharedBytes = 232448;  // what sm_90 gives one block
 
 std::string text(cuda::Extent extent) {
@@ -25,14 +25,21 @@ std::string text(Place place) {
 }  // namespace
 
 Block::Block(const cuda::Launch& launch, const Mode& mode, uint32_t seed)
-    : launch_(launch), mode_(mode), randomState_(seed), shared_(nullptr, std::free) {
-  threadCount_ = static_cast<int>(launch.block.x * launch.block.y * launch.block.z);
-  if (threadCount_ < 32 || threadCount_ > maxThreads || threadCount_ % 32 || launch.sharedBytes > maxSharedBytes ||
-      !launch.grid.x || !launch.grid.y || !launch.grid.z || launch.grid.x > 0x7fffffffu || launch.grid.y > 65535 ||
-      launch.grid.z > 65535)
+    : launch_(launch),
+      mode_(mode),
+      randomState_(seed),
+      ranks_(static_cast<int>(launch.options.cluster)),
+      sharedPitch_((launch.sharedBytes + 1023) / 1024 * 1024),
+      shared_(nullptr, std::free) {
+  const int threads = static_cast<int>(launch.block.x * launch.block.y * launch.block.z);
+  threadCount_ = threads * ranks_;
+  if (threads < 32 || threads > maxThreads || threads % 32 || launch.sharedBytes > maxSharedBytes || !launch.grid.x ||
+      !launch.grid.y || !launch.grid.z || launch.grid.x > 0x7fffffffu || launch.grid.y > 65535 ||
+      launch.grid.z > 65535 || ranks_ < 1 || threadCount_ > maxWarps * 32 ||
+      launch.grid.x % static_cast<uint32_t>(ranks_))
     throw Error("ERR_INTERNAL", std::string("emulator: ") + launch.name + ": bad launch: grid " + text(launch.grid) +
-                                    ", block " + text(launch.block) + ", " + std::to_string(launch.sharedBytes) +
-                                    " bytes of shared memory");
+                                    ", block " + text(launch.block) + ", clusters of " + std::to_string(ranks_) + ", " +
+                                    std::to_string(launch.sharedBytes) + " bytes of shared memory");
   threads_.resize(static_cast<size_t>(threadCount_));
   collectives_.resize(static_cast<size_t>(threadCount_ / 32));
   if (mode.counts) {
@@ -43,7 +50,10 @@ Block::Block(const cuda::Launch& launch, const Mode& mode, uint32_t seed)
     logs_.resize(collectives_.size());
   }
   if (launch.sharedBytes)
-    shared_.reset(static_cast<unsigned char*>(std::aligned_alloc(1024, (launch.sharedBytes + 1023) / 1024 * 1024)));
+    shared_.reset(static_cast<unsigned char*>(std::aligned_alloc(1024, sharedPitch_ * static_cast<size_t>(ranks_))));
+  atBarrier_.resize(static_cast<size_t>(ranks_));
+  atNamedBarriers_.resize(static_cast<size_t>(ranks_ * namedBarriers));
+  if (launch.options.asynchronous) hopper_ = std::make_unique<Hopper>(*this, ranks_, threadCount_ / 32);
   main_.adoptCurrentStack();
 }
 
@@ -53,21 +63,27 @@ void Block::run(cuda::Extent index) {
   live_ = threadCount_;
   runnable_ = 0;
   turn_ = 0;
-  atBarrier_.clear();
+  for (std::vector<Thread*>& waiting : atBarrier_) waiting.clear();
+  for (std::vector<Thread*>& waiting : atNamedBarriers_) waiting.clear();
+  liveOf_.assign(static_cast<size_t>(ranks_), threadsPerBlock());
   for (Queue& queue : ready_) {
     queue.threads.clear();
     queue.head = 0;
   }
   for (Collective& collective : collectives_) collective.arrived = 0;
-  if (launch_.sharedBytes) std::memset(shared(), 0xff, launch_.sharedBytes);  // NaN in every floating-point format
+  if (launch_.sharedBytes)  // NaN in every floating-point format
+    std::memset(shared_.get(), 0xff, sharedPitch_ * static_cast<size_t>(ranks_));
+  if (hopper_) hopper_->start();
   for (int i = 0; i < threadCount_; ++i) {
     Thread& t = threads_[static_cast<size_t>(i)];
-    t.index = i;
+    t.rank = i / threadsPerBlock();
+    t.index = i % threadsPerBlock();
     t.lane = i % 32;
     t.warp = i / 32;
     t.done = false;
     t.openCopies.clear();
     t.copyGroups.clear();
+    t.hopper = {};
     t.fiber.prepare(stackOf(static_cast<size_t>(i)), stackBytes, threadEntry);
   }
   for (int warp = 0; warp < threadCount_ / 32; ++warp) {
@@ -75,7 +91,10 @@ void Block::run(cuda::Extent index) {
     for (int lane = 0; lane < 32; ++lane) lanes[lane] = &threads_[static_cast<size_t>(warp * 32 + lane)];
     makeReady(lanes, 32);
   }
-  while (error_.empty() && (thread = nextReady())) main_.switchTo(thread->fiber);
+  // Where nothing can run, the hardware's own work goes on.
+  do {
+    while (error_.empty() && (thread = nextReady())) main_.switchTo(thread->fiber);
+  } while (error_.empty() && hopper_ && hopper_->progress());
   thread = nullptr;
   block = nullptr;
   for (WarpLog& log : logs_) log.flush(*account_);
@@ -87,8 +106,10 @@ void Block::threadEntry() {
   Fiber::started();
   Block* self = block;
   self->launch_.emulate(self->launch_.function, self->launch_.parameters);
+  if (self->hopper_) self->hopper_->ends();
   thread->done = true;
   --self->live_;
+  --self->liveOf_[static_cast<size_t>(thread->rank)];
   self->leave(true);
   std::abort();  // a finished thread is never resumed
 }
@@ -116,19 +137,19 @@ uint32_t Block::random() {
 int Block::nextWarp() {
   switch (mode_.order) {
     case WarpOrder::lowestFirst:
-      return __builtin_ctz(runnable_);
+      return __builtin_ctzll(runnable_);
     case WarpOrder::highestFirst:
-      return 31 - __builtin_clz(runnable_);
+      return 63 - __builtin_clzll(runnable_);
     case WarpOrder::random:
       // Mostly the same warp for a while: runs that lead by several steps bring out more than a uniform choice.
       if ((runnable_ >> turn_ & 1) && random() % 16) return turn_;
-      turn_ = static_cast<int>(random() % 32);
+      turn_ = static_cast<int>(random() % static_cast<uint32_t>(threadCount_ / 32));
       break;
     case WarpOrder::fair:
       break;
   }
   int warp = turn_;
-  while (!(runnable_ >> warp & 1)) warp = (warp + 1) % 32;
+  while (!(runnable_ >> warp & 1)) warp = (warp + 1) % maxWarps;
   return warp;
 }
 
@@ -141,8 +162,8 @@ Thread* Block::nextReady() {
   if (queue.head == queue.threads.size()) {
     queue.threads.clear();
     queue.head = 0;
-    runnable_ &= ~(1u << warp);
-    if (mode_.order == WarpOrder::fair) turn_ = (warp + 1) % 32;
+    runnable_ &= ~(uint64_t{1} << warp);
+    if (mode_.order == WarpOrder::fair) turn_ = (warp + 1) % maxWarps;
   }
   return next;
 }
@@ -156,7 +177,7 @@ void Block::makeReady(Thread* const* threads, int count) {
   if (mode_.shuffledLanes)
     for (size_t i = static_cast<size_t>(count) - 1; i > 0; --i)
       std::swap(queue.threads[first + i], queue.threads[first + random() % (i + 1)]);
-  runnable_ |= 1u << threads[0]->warp;
+  runnable_ |= uint64_t{1} << threads[0]->warp;
 }
 
 void Block::countShared(const void* address, int bytes, Place place) {
@@ -166,25 +187,43 @@ void Block::countShared(const void* address, int bytes, Place place) {
 }
 
 void Block::barrier(Place place) {
-  if (!atBarrier_.empty()) {
-    const Place other = atBarrier_[0]->place;
+  std::vector<Thread*>& waiting = atBarrier_[static_cast<size_t>(thread->rank)];
+  if (!waiting.empty()) {
+    const Place other = waiting[0]->place;
     if (other.line != place.line || std::strcmp(other.file, place.file))
       fail("threads of one block are at different barriers, the other one at " + text(other), place);
   }
-  if (live_ != threadCount_) fail("barrier after a thread of the block has ended", place);
+  if (liveOf_[static_cast<size_t>(thread->rank)] != threadsPerBlock())
+    fail("barrier after a thread of the block has ended", place);
   thread->place = place;
-  atBarrier_.push_back(thread);
-  if (static_cast<int>(atBarrier_.size()) < threadCount_) return park("a block barrier", place);
+  waiting.push_back(thread);
+  if (static_cast<int>(waiting.size()) < threadsPerBlock()) return park("a block barrier", place);
   for (WarpLog& log : logs_) log.flush(*account_);
+  release(waiting);
+}
+
+void Block::namedBarrier(int id, int count, Place place) {
+  if (id < 1 || id >= namedBarriers || count % 32 || count > threadsPerBlock())
+    fail("there is no barrier " + std::to_string(id) + " of " + std::to_string(count) + " threads", place);
+  std::vector<Thread*>& waiting = atNamedBarriers_[static_cast<size_t>(thread->rank * namedBarriers + id)];
+  thread->place = place;
+  waiting.push_back(thread);
+  if (static_cast<int>(waiting.size()) < count) return park("a named barrier", place);
+  if (account_) logs_[static_cast<size_t>(thread->warp)].flush(*account_);
+  release(waiting);
+}
+
+// All that wait go on, the running thread among them: the last to arrive has no right to go first.
+void Block::release(std::vector<Thread*>& waiting) {
   std::vector<Thread*> lanes;
   for (int warp = 0; warp < threadCount_ / 32; ++warp) {
     lanes.clear();
-    for (Thread* waiting : atBarrier_)
-      if (waiting->warp == warp) lanes.push_back(waiting);
+    for (Thread* one : waiting)
+      if (one->warp == warp) lanes.push_back(one);
     makeReady(lanes.data(), static_cast<int>(lanes.size()));
   }
-  atBarrier_.clear();
-  leave(false);  // the last to arrive has no right to go first
+  waiting.clear();
+  leave(false);
 }
 
 void Block::collective(void* argument, Collective::Body body, const char* what, Place place) {
@@ -208,7 +247,7 @@ void Block::collective(void* argument, Collective::Body body, const char* what, 
 }
 
 void Block::fail(const std::string& what, Place place) {
-  error_ = std::string(launch_.name) + ": " + what + " (" + text(place) + ", block " + text(index_) + ", thread " +
+  error_ = std::string(launch_.name) + ": " + what + " (" + text(place) + ", block " + text(index()) + ", thread " +
            std::to_string(thread->index) + ")";
   leave(true);
   std::abort();  // a failed thread is never resumed
@@ -226,8 +265,9 @@ void Block::reportDeadlock() {
 void runGrid(const cuda::Launch& launch, const Mode& mode, uint32_t seed) {
   Block one(launch, mode, seed);
   const uint64_t blocks = uint64_t{launch.grid.x} * launch.grid.y * launch.grid.z;
-  for (uint64_t i = 0; i < blocks; ++i) {
-    const uint64_t at = mode.lastBlockFirst ? blocks - 1 - i : i;
+  const uint64_t cluster = launch.options.cluster;
+  for (uint64_t i = 0; i < blocks; i += cluster) {
+    const uint64_t at = mode.lastBlockFirst ? blocks - cluster - i : i;
     one.run({static_cast<uint32_t>(at % launch.grid.x), static_cast<uint32_t>(at / launch.grid.x % launch.grid.y),
              static_cast<uint32_t>(at / launch.grid.x / launch.grid.y)});
   }

@@ -1,9 +1,10 @@
-// Runs one thread block after another on the calling host thread: a block's CUDA threads are fibers, and barriers and
-// warp collectives are rendezvous points whose last arriver computes for all. A thread runs until it must wait, so what
-// the hardware would interleave is explored by the adversary modes below rather than by chance. Covered: missing or
-// divergent barriers, copies waited for too late or overwritten too early, reads of shared memory that nobody wrote (it
-// starts as NaN), accesses beyond a buffer or misaligned, blocks that depend on each other's order, deadlock. Blind to:
-// time, coalescing, registers, fused multiply-add contraction.
+// Runs one thread block, or one cluster of blocks side by side, after another on the calling host thread: CUDA threads
+// are fibers, and barriers and warp collectives are rendezvous points whose last arriver computes for all. A thread
+// runs until it must wait, so what the hardware would interleave is explored by the adversary modes below rather than
+// by chance. Covered: missing or divergent barriers, copies waited for too late or overwritten too early, reads of
+// shared memory that nobody wrote (it starts as NaN), accesses beyond a buffer or misaligned, blocks that depend on
+// each other's order, deadlock; and what hopper.h says of TMA, mbarriers and wgmma. Blind to: time, coalescing,
+// registers, fused multiply-add contraction.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -16,6 +17,7 @@
 #include "../cuda/driver.h"
 #include "account.h"
 #include "fiber.h"
+#include "hopper.h"
 
 namespace sepconv::emulator {
 
@@ -56,12 +58,15 @@ struct PendingCopy {
 
 struct Thread {
   Fiber fiber;
-  int index = 0, lane = 0, warp = 0;
+  int index = 0, lane = 0;
+  int rank = 0;  // of its block in the cluster
+  int warp = 0;  // among those of all blocks of the cluster
   bool done = false;
   const char* waitingAt = "";
   Place place{};
   std::vector<PendingCopy> openCopies;
   std::deque<std::vector<PendingCopy>> copyGroups;
+  ThreadOfHopper hopper;
 };
 
 // A warp collective in flight; arguments[lane] points into that lane's own stack.
@@ -76,19 +81,33 @@ struct Collective {
 class Block {
  public:
   Block(const cuda::Launch& launch, const Mode& mode, uint32_t seed);
+  // The block at `index`, and with it the others of its cluster, which follow in x.
   void run(cuda::Extent index);
 
   // Called by the running thread.
-  cuda::Extent index() const { return index_; }
+  cuda::Extent index() const;
   cuda::Extent grid() const { return launch_.grid; }
+  const cuda::Launch& launch() const { return launch_; }
   const Mode& mode() const { return mode_; }
-  unsigned char* shared() { return shared_.get(); }
+  unsigned char* shared();
+  unsigned char* sharedOf(int rank) { return shared_.get() + static_cast<size_t>(rank) * sharedPitch_; }
+  size_t sharedPitch() const { return sharedPitch_; }
   size_t sharedBytes() const { return launch_.sharedBytes; }
+  int threadsPerBlock() const { return threadCount_ / ranks_; }
+  bool ended(int rank) const { return liveOf_[static_cast<size_t>(rank)] == 0; }
+  Hopper& hopper() { return *hopper_; }
+  bool tracksProxies() const { return hopper_ != nullptr; }
   void countGlobal(int bytes, bool written) {
     if (account_) (written ? account_->bytesWritten : account_->bytesRead) += static_cast<uint64_t>(bytes);
   }
   void countShared(const void* address, int bytes, Place place);
   void barrier(Place place);
+  // bar.sync id, count: `count` threads of the block.
+  void namedBarrier(int id, int count, Place place);
+  // The running thread waits until somebody makes it ready.
+  void wait(const char* what, Place place) { park(what, place); }
+  void makeReady(Thread* one) { makeReady(&one, 1); }
+  uint32_t random();
   // Blocks until all 32 lanes of the warp are here; `body` then runs once.
   void collective(void* argument, Collective::Body body, const char* what, Place place);
   // Ends the launch with an error that names kernel, block, thread and place.
@@ -103,7 +122,7 @@ class Block {
   static void threadEntry();
   Thread* nextReady();
   int nextWarp();
-  uint32_t random();
+  void release(std::vector<Thread*>& waiting);
   void makeReady(Thread* const* threads, int count);
   void park(const char* what, Place place);
   void leave(bool last);
@@ -112,24 +131,34 @@ class Block {
   const cuda::Launch& launch_;
   const Mode& mode_;
   uint32_t randomState_;
-  cuda::Extent index_{};
-  int threadCount_;
+  cuda::Extent index_{};  // of the cluster's first block
+  int ranks_;             // blocks of the cluster
+  int threadCount_;       // of all of them
   std::vector<Thread> threads_;
-  std::vector<Collective> collectives_;  // one per warp: lanes cannot be at two at once
-  std::vector<Thread*> atBarrier_;
-  Queue ready_[32];        // per warp
-  uint32_t runnable_ = 0;  // bit per warp: its queue is not empty
+  std::vector<Collective> collectives_;                // one per warp: lanes cannot be at two at once
+  std::vector<std::vector<Thread*>> atBarrier_;        // by rank
+  std::vector<std::vector<Thread*>> atNamedBarriers_;  // by rank and number
+  std::vector<int> liveOf_;                            // by rank
+  Queue ready_[64];                                    // per warp
+  uint64_t runnable_ = 0;                              // bit per warp: its queue is not empty
   int turn_ = 0;
   int live_ = 0;
+  size_t sharedPitch_;  // from one block's shared memory to the next one's
   std::unique_ptr<unsigned char, void (*)(void*)> shared_;
-  Account* account_ = nullptr;  // where this launch is counted
-  std::vector<WarpLog> logs_;   // one per warp
+  std::unique_ptr<Hopper> hopper_;  // where the launch says that it uses the asynchronous proxy
+  Account* account_ = nullptr;      // where this launch is counted
+  std::vector<WarpLog> logs_;       // one per warp
   Fiber main_;
   std::string error_;
 };
 
 inline thread_local Block* block = nullptr;
 inline thread_local Thread* thread = nullptr;
+
+inline cuda::Extent Block::index() const {
+  return {index_.x + static_cast<uint32_t>(thread->rank), index_.y, index_.z};
+}
+inline unsigned char* Block::shared() { return sharedOf(thread->rank); }
 
 Account& accountOf(const char* launch);
 // Runs the whole grid; throws sepconv::Error (ERR_INTERNAL) when the kernel misbehaves.

@@ -29,9 +29,10 @@ class EmulatedRecording final : public cuda::Recording {
 
 class EmulatedDevice final : public cuda::DeviceInterface {
  public:
-  explicit EmulatedDevice(const Mode& mode) : mode_(mode) {
-    properties_.name = "emulator";
-    properties_.major = 8;
+  EmulatedDevice(const Mode& mode, bool hopper) : mode_(mode) {
+    properties_.name = hopper ? "hopper" : "emulator";
+    properties_.major = hopper ? 9 : 8;
+    if (hopper) properties_.sharedBytes = size_t{227} << 10;
     // Memory that another process holds.
     if (const char* held = std::getenv("SEPCONV_EMULATOR_HELD")) used_ = std::strtoull(held, nullptr, 10);
     // Few, so that shapes small enough to emulate reach the tiles of large problems too.
@@ -119,6 +120,10 @@ class EmulatedDevice final : public cuda::DeviceInterface {
     }
   }
 
+  void encodeTensorMap(void* map, const cuda::TensorMapRequest& request) override {
+    emulator::encodeTensorMap(map, request);
+  }
+
   double time(const std::function<void()>& body) override {
     enter();
     const auto start = std::chrono::steady_clock::now();
@@ -156,9 +161,9 @@ class EmulatedDevice final : public cuda::DeviceInterface {
   std::unordered_map<void*, size_t> sizes_;
 };
 
-ExecutorInfo describe(const Mode& mode) {
+ExecutorInfo describe(const Mode& mode, bool hopper = false) {
   ExecutorInfo info;
-  info.name = std::string("emulator:") + mode.name;
+  info.name = std::string(hopper ? "hopper:" : "emulator:") + mode.name;
   info.available = true;
   info.properties["panel"] = 0.0;
   info.properties["multiprocessors"] = 2.0;
@@ -172,6 +177,7 @@ const cuda::Registry& registry() {
   static const cuda::Registry all = [] {
     cuda::Registry kernels = cuda::kernels();
     registerTestKernels(kernels);
+    registerHopperCheck(kernels);
     return kernels;
   }();
   return all;
@@ -186,14 +192,18 @@ std::vector<ExecutorInfo> executors() {
 }
 
 std::unique_ptr<Executor> open(const std::string& name) {
-  if (name == std::string("emulator:") + counting.name)
-    return cuda::makeExecutor(std::make_unique<EmulatedDevice>(counting), describe(counting), registry());
+  for (const bool hopper : {false, true})
+    if (name == (hopper ? "hopper:" : "emulator:") + std::string(counting.name))
+      return cuda::makeExecutor(std::make_unique<EmulatedDevice>(counting, hopper), describe(counting, hopper),
+                                registry());
   std::string known;
   for (const Mode& mode : modes) {
     ExecutorInfo info = describe(mode);
+    if (ExecutorInfo other = describe(mode, true); name == other.name)
+      return cuda::makeExecutor(std::make_unique<EmulatedDevice>(mode, true), std::move(other), registry());
     if (name == info.name || (name == "emulator" && &mode == modes)) {
       info.name = name;
-      return cuda::makeExecutor(std::make_unique<EmulatedDevice>(mode), std::move(info), registry());
+      return cuda::makeExecutor(std::make_unique<EmulatedDevice>(mode, false), std::move(info), registry());
     }
     known += (known.empty() ? "" : ", ") + info.name;
   }

@@ -58,6 +58,24 @@ inline void waitCopies(int newest) {
   }
 }
 
+// Shared memory that a thread has written, seen by TMA and wgmma only behind a fence.
+inline void wroteShared(const void* address, size_t bytes) {
+  if (block->tracksProxies()) block->hopper().wroteShared(address, bytes);
+}
+
+// One lane of the warp: any, since nothing says which the hardware elects.
+inline bool electOne(Place place) {
+  bool elected = false;
+  block->collective(
+      &elected,
+      [](void* const* arguments) {
+        const int lane = block->mode().shuffledLanes ? static_cast<int>(block->random() % 32) : 0;
+        *static_cast<bool*>(arguments[lane]) = true;
+      },
+      "an election", place);
+  return elected;
+}
+
 inline void syncWarp(Place place) {
   block->collective(
       nullptr, [](void* const*) {}, "a warp barrier", place);

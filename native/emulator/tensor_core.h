@@ -31,6 +31,48 @@ void loadMatrices(uint32_t (&fragment)[4], const void* row, Place place) {
       TRANSPOSED ? "a transposed matrix load" : "a matrix load", place);
 }
 
+inline void storeMatrices(const uint32_t (&fragment)[4], void* row, Place place) {
+  struct Argument {
+    const uint32_t* fragment;
+    void* row;
+  } argument{fragment, row};
+  block->collective(
+      &argument,
+      [](void* const* arguments) {
+        for (int lane = 0; lane < 32; ++lane) {
+          uint32_t row[4];
+          for (int t = 0; t < 4; ++t) row[t] = static_cast<Argument*>(arguments[lane % 8 * 4 + t])->fragment[lane / 8];
+          std::memcpy(static_cast<Argument*>(arguments[lane])->row, row, 16);
+        }
+      },
+      "a matrix store", place);
+}
+
+// wgmma, warp by warp.
+inline void multiplyGroup(const MatrixArgument& given, Place place) {
+  struct Argument {
+    MatrixArgument given;
+    Place place;
+  } argument{given, place};
+  block->collective(
+      &argument,
+      [](void* const* arguments) { block->hopper().issue(arguments, static_cast<Argument*>(arguments[0])->place); },
+      "a wgmma", place);
+}
+inline void fenceProducts(Place place) {
+  block->collective(
+      nullptr, [](void* const*) { block->hopper().fenceProducts(); }, "a wgmma fence", place);
+}
+inline void commitProducts(Place place) {
+  block->collective(
+      nullptr, [](void* const*) { block->hopper().commitProducts(); }, "a wgmma commit", place);
+}
+inline void waitProducts(int newest, Place place) {
+  block->collective(
+      &newest, [](void* const* arguments) { block->hopper().waitProducts(*static_cast<int*>(arguments[0])); },
+      "a wgmma wait", place);
+}
+
 struct ProductArgument {
   float* d;
   const uint32_t* a;

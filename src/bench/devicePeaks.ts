@@ -44,7 +44,7 @@ export function deviceCopyGbps(executor: Executor, bytes: number): number {
   return (8 * length) / (shortest(executor, 'copy', length, length, {}, 8) * 1e6)
 }
 
-/** Multiply-adds per thread and step of `multiplyAddPeak`: eight chains of one, or a warp's eight products of 16 x 8 x (8, 16). */
+/** Multiply-adds per thread and step of `multiplyAddPeak`: eight chains of one, or a warp's eight products of 16 x 8 x (8, 16), a quarter as many steps of 16 x 256 by wgmma. */
 const PER_STEP: Record<Precision, number> = { float32: 8, tf32: 8 * 32, bfloat16: 8 * 64 }
 
 /** Billions of multiplications and additions per second, eight chains per thread or warp in registers, of at least a few milliseconds. */

@@ -34,7 +34,7 @@ function measured(variant: Variant, width: number, sizes: Sizes, classes: number
   const units = Math.max(8, Math.round((4096 * sizes.width) / 8) * 8)
   const options = {
     ...{ classes, inputSize: sizes.size, ...(width !== 1 && { width }) },
-    ...sizes.repeats[variant.architecture],
+    ...sizes.architectures[variant.architecture],
     ...own,
     ...(fullyConnected === true && { fullyConnected: [units, units] }),
   }

@@ -80,12 +80,13 @@ function scoreTable(defined: Experiment, results: Results): string {
       if (diverged > 0) return `${diverged} of ${values.length} diverged`
       return mean === undefined ? 'not run' : `${percent(mean)} ± ${(100 * deviation!).toFixed(1)}`
     })
-    return [name, ...paperCells(defined, name), ...scores, count(parameters), (macs / 1e6).toPrecision(3)]
+    const timing = results.timings.find(({ variant }) => variant === name)
+    const speed = timing ? [String(timing.imagesPerSecond)] : []
+    return [name, ...paperCells(defined, name), ...scores, count(parameters), (macs / 1e6).toPrecision(3), ...speed]
   })
-  return table(
-    ['', ...paperHeader(defined), ...metrics.map((metric) => `${METRICS[metric]}, here`), 'parameters', 'million multiply-adds'],
-    rows,
-  )
+  const scoreColumns = metrics.map((metric) => `${METRICS[metric]}, here`)
+  const speedColumn = results.timings.length > 0 ? ['pictures per second, training'] : []
+  return table(['', ...paperHeader(defined), ...scoreColumns, 'parameters', 'million multiply-adds', ...speedColumn], rows)
 }
 
 function verdicts(defined: Experiment, results: Results): string[] {
@@ -131,23 +132,32 @@ function speedVerdict(defined: Experiment, results: Results): string {
 }
 
 async function draw(defined: Experiment, results: Results): Promise<Map<string, string>> {
-  const title = defined.title
-  if (defined.kind === 'speed') {
-    const kinds = [...new Set(results.timings.flatMap(({ shares }) => Object.keys(shares)))].sort()
-    const groups = results.timings.map(({ variant, shares, stepMs }) => ({
-      label: variant,
-      values: Object.fromEntries(kinds.map((kind) => [kind, (shares[kind] ?? 0) * stepMs])),
-    }))
-    return new Map([['time.svg', await barChart({ title, axis: 'milliseconds of a training step', series: kinds, groups })]])
-  }
-  const metric = METRICS[defined.metric]!
-  const pictures = new Map<string, string>()
-  const spread = (x: number, values: readonly number[]): Point[] => {
-    if (values.length === 0) return []
-    const [mean, deviation] = [meanOf(values), deviationOf(values)]
-    return [[x, mean, mean - deviation, mean + deviation]]
-  }
-  const curves = results.variants.map(({ name }) => {
+  if (defined.kind === 'speed') return new Map([['time.svg', await timeBars(defined, results)]])
+  const pictures = await curves(defined, results)
+  if (defined.sweep) for (const [name, svg] of await sweeps(defined, results)) pictures.set(name, svg)
+  return pictures
+}
+
+function timeBars({ title }: Experiment, results: Results): Promise<string> {
+  const kinds = [...new Set(results.timings.flatMap(({ shares }) => Object.keys(shares)))].sort()
+  const groups = results.timings.map(({ variant, shares, stepMs }) => ({
+    label: variant,
+    values: Object.fromEntries(kinds.map((kind) => [kind, (shares[kind] ?? 0) * stepMs])),
+  }))
+  return barChart({ title, axis: 'milliseconds of a training step', series: kinds, groups })
+}
+
+const subtitleOf = ({ seeds }: Results) => `held-out pictures; mean and deviation of ${seeds.length} seeds`
+
+function spread(x: number, values: readonly number[]): Point[] {
+  if (values.length === 0) return []
+  const [mean, deviation] = [meanOf(values), deviationOf(values)]
+  return [[x, mean, mean - deviation, mean + deviation]]
+}
+
+/** Scores over epochs, in one picture or in those that the experiment names. */
+async function curves({ title, metric, variants, figures }: Experiment, results: Results): Promise<Map<string, string>> {
+  const lineOf = (name: string) => {
     const runs = results.runs.filter(({ variant }) => variant === name)
     const longest = Math.max(0, ...runs.map(({ epochs }) => epochs.length))
     // Where some run is over, for it diverged, a mean of the rest would be of another question.
@@ -156,35 +166,47 @@ async function draw(defined: Experiment, results: Results): Promise<Map<string, 
       .flatMap((row) =>
         spread(
           row[0]!.epoch,
-          row.map((epoch) => epoch!.scores[defined.metric]!),
+          row.map((epoch) => epoch!.scores[metric]!),
         ),
       )
     return { name, points }
+  }
+  const pictures = new Map<string, string>()
+  for (const [picture, names] of Object.entries(figures ?? { curves: variants.map(({ name }) => name) })) {
+    // Beyond seven lines a picture is a knot; a sweep has pictures of its own.
+    if (names.length > 7) continue
+    const axes = { xAxis: 'epoch', yAxis: METRICS[metric]!, zero: false, points: false }
+    pictures.set(`${picture}.svg`, await lineChart({ title, subtitle: subtitleOf(results), ...axes, lines: names.map(lineOf) }))
+  }
+  return pictures
+}
+
+/** Last scores over the number that the experiment sweeps, and the speed of training steps where they were timed. */
+async function sweeps({ title, metric, sweep }: Experiment, results: Results): Promise<Map<string, string>> {
+  const { axis, at, meeting } = sweep!
+  const line = (held: string, pointsOf: (variant: string) => readonly Point[]) => ({
+    name: held,
+    points: results.variants
+      .filter(({ name }) => name.endsWith(held) || name === meeting)
+      .flatMap(({ name }) => pointsOf(name))
+      .sort(([a], [b]) => a - b),
   })
-  const subtitle = `held-out pictures; mean and deviation of ${results.seeds.length} seeds`
-  // Beyond seven lines a picture is a knot; a sweep has one of its own.
-  if (curves.length <= 7)
-    pictures.set(
-      'curves.svg',
-      await lineChart({ title, subtitle, xAxis: 'epoch', yAxis: metric, lines: curves, zero: false, points: false }),
+  const lines = (pointsOf: (variant: string) => readonly Point[]) => ['equal width', 'equal parameters'].map((held) => line(held, pointsOf))
+  const common = { title, xAxis: axis, xScale: 'log' as const, zero: false }
+  const scores = lines((name) => {
+    const { values, diverged } = summarizeVariant(results, name, metric)
+    const known = values.filter((value) => value !== undefined)
+    return diverged > 0 ? [] : spread(at[name]!, known)
+  })
+  const pictures = new Map([
+    ['spectrum.svg', await lineChart({ ...common, subtitle: subtitleOf(results), yAxis: METRICS[metric]!, lines: scores })],
+  ])
+  if (results.timings.length > 0) {
+    const speeds = lines((name) =>
+      results.timings.filter(({ variant }) => variant === name).map(({ imagesPerSecond }): Point => [at[name]!, imagesPerSecond]),
     )
-  if (defined.sweep) {
-    const { axis, at } = defined.sweep
-    const held = (kind: string) =>
-      results.variants
-        .filter(({ name }) => name.endsWith(kind) || (kind === 'equal parameters' && name === 'per channel, equal width'))
-        .flatMap(({ name }) => {
-          const { values, diverged } = summarizeVariant(results, name, defined.metric)
-          return diverged > 0
-            ? []
-            : spread(
-                at[name]!,
-                values.filter((value) => value !== undefined),
-              )
-        })
-        .sort(([a], [b]) => a - b)
-    const lines = ['equal width', 'equal parameters'].map((name) => ({ name, points: held(name) }))
-    pictures.set('spectrum.svg', await lineChart({ title, subtitle, xAxis: axis, yAxis: metric, lines, xScale: 'log', zero: false }))
+    const subtitle = 'training steps in turns in one process, medians'
+    pictures.set('speed.svg', await lineChart({ ...common, subtitle, yAxis: 'pictures per second, training', lines: speeds, zero: true }))
   }
   return pictures
 }

@@ -31,6 +31,8 @@ export interface ExperimentOptions {
   readonly sizes?: Partial<Sizes>
   /** Over the scale's settings of `fit`, such as another rate. */
   readonly settings?: TrainingSettings
+  /** Seconds for which a variant is timed in each turn, where an experiment times. Default 1. */
+  readonly turnSeconds?: number
   readonly signal?: AbortSignal
   /** `done` and `total` count training steps of the whole experiment; steps of finished runs count as done. */
   onProgress?(progress: { readonly done: number; readonly total: number; readonly label: string }): void
@@ -83,12 +85,13 @@ export async function runExperiment(name: string, options: ExperimentOptions): P
   } catch (error) {
     throw fileError(error, out, 'write')
   }
-  if (defined.kind === 'speed') {
+  const time = async () => {
     if (results.timings.length === 0)
       results.timings.push(...(await timeVariants(variants, { device: executor.name, batch: sizes.batch, ...options })))
     await writeResults(out, results)
     return results
   }
+  if (defined.kind === 'speed') return await time()
   const jobs = seeds.flatMap((seed) => variants.map((variant) => ({ seed, variant })))
   let done = 0
   let total = 0
@@ -109,7 +112,7 @@ export async function runExperiment(name: string, options: ExperimentOptions): P
       done = before + (total / jobs.length || 0)
     } else done += results.runs.find((run) => run.variant === variant.name && run.seed === seed)!.epochs.at(-1)?.step ?? 0
   }
-  return results
+  return defined.timed ? await time() : results
 }
 
 /** At full scale the paper's recipe as it stands; else what can converge in a few epochs. */

@@ -30,11 +30,13 @@ export async function timeVariants(
   options: {
     device: string
     batch: number
+    /** Seconds for which a variant is timed in each turn. Default 1. */
+    turnSeconds?: number
     signal?: AbortSignal
     onProgress?(progress: { done: number; total: number; label: string }): void
   },
 ): Promise<TimingResult[]> {
-  const { device, batch, signal, onProgress } = options
+  const { device, batch, turnSeconds = 1, signal, onProgress } = options
   const made = []
   try {
     for (const variant of variants) {
@@ -81,7 +83,7 @@ export async function timeVariants(
             return ms
           },
         })),
-        { rounds: 1, seconds: 1 },
+        { rounds: 1, seconds: turnSeconds },
       )
       // The first turn warms up.
       if (turn > 0) for (const [name, { ms }] of sampled) timings.set(name, [...(timings.get(name) ?? []), ms])

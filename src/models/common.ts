@@ -5,7 +5,7 @@ import type { Value } from '../graph/graph.js'
 import type { InitializerName } from '../nn/initializers.js'
 import { checkCount, type Layer, layer } from '../nn/layer.js'
 import { dense, dropout, globalAveragePool, relu } from '../nn/layers.js'
-import type { Preprocessing } from './model.js'
+import type { Preprocessing } from './preprocessing.js'
 
 /** Repeats of a block: options come out of files too, and a thousand million blocks would fill the memory before anything is compared. */
 export const MAX_REPEATS = 1000

@@ -30,6 +30,11 @@ export interface InceptionV3Options extends BaselineOptions {
   blocks?: readonly number[]
   /** `'keras'` (default): batch norm has no scale, means leave padding out. `'torchvision'`: it has, they count it as zeros. */
   variant?: 'keras' | 'torchvision'
+  /**
+   * Of the stem's 3×3 convolutions and of all that halves. `'valid'` (default) as published: from 75 pixels the last modules are left with one
+   * position. `'same'` leaves them 3 × 3 there, as Xception has.
+   */
+  padding?: 'valid' | 'same'
   /** The auxiliary classifier after the last C module, whose loss counts 0.4 in training. Default false. */
   aux?: boolean
   /** Of every batch norm. Defaults 1e-3, 0.99; the public TensorFlow code has momentum 0.9997. */
@@ -37,7 +42,7 @@ export interface InceptionV3Options extends BaselineOptions {
   momentum?: number
 }
 
-const OWN = ['fullyConnected', 'variant', 'aux', 'epsilon', 'momentum']
+const OWN = ['fullyConnected', 'variant', 'padding', 'aux', 'epsilon', 'momentum']
 const AUXILIARY_WEIGHT = 0.4
 
 /** A module with the channel counts that go in and come out. */
@@ -50,15 +55,15 @@ interface Module {
 export function buildInceptionV3(options: InceptionV3Options = {}): Network {
   const resolved = resolveBaseline('inception_v3', options, OWN, { inputSize: 299, smallest: 75, blocks: [3, 4, 2] })
   const { inputChannels, inputSize, blocks, initializer, channels: c } = resolved
-  const { variant = 'keras', aux = false, epsilon = 1e-3, momentum = 0.99 } = options
+  const { variant = 'keras', padding = 'valid', aux = false, epsilon = 1e-3, momentum = 0.99 } = options
   checkChoice('inception_v3', 'variant', variant, ['keras', 'torchvision'])
+  checkChoice('inception_v3', 'padding', padding, ['valid', 'same'])
   const normalise = { epsilon, momentum, scale: variant === 'torchvision' }
   const conv = (from: number, to: number, kernel: Conv2dOptions['kernel'], rest: Conv2dOptions = {}) =>
     convBatchNormRelu(from, to, { kernel, initializer, ...normalise, ...rest })
-  const valid = { padding: 'valid' } as const
-  const half = { padding: 'valid', strides: 2 } as const
+  const half = { padding, strides: 2 } as const
   const mean = () => avgPool2d({ window: 3, strides: 1, padding: 'same', countPadding: variant === 'torchvision' })
-  const halve = () => maxPool2d({ window: 3, strides: 2, padding: 'valid' })
+  const halve = () => maxPool2d({ window: 3, strides: 2, padding })
 
   /** Towers side by side: each a list of named layers; a list in a list splits into branches that are concatenated too. */
   function module(towers: readonly Tower[]): Layer {
@@ -136,11 +141,11 @@ export function buildInceptionV3(options: InceptionV3Options = {}): Network {
 
   const stem = {
     Conv2d_1a_3x3: conv(inputChannels, c(32), 3, half),
-    Conv2d_2a_3x3: conv(c(32), c(32), 3, valid),
+    Conv2d_2a_3x3: conv(c(32), c(32), 3, { padding }),
     Conv2d_2b_3x3: conv(c(32), c(64), 3),
     maxpool1: halve(),
     Conv2d_3b_1x1: conv(c(64), c(80), 1),
-    Conv2d_4a_3x3: conv(c(80), c(192), 3, valid),
+    Conv2d_4a_3x3: conv(c(80), c(192), 3, { padding }),
     maxpool2: halve(),
   }
   let width = c(192)
@@ -155,7 +160,7 @@ export function buildInceptionV3(options: InceptionV3Options = {}): Network {
   // 128, 160, …, 192: the first and the last module differ from those between.
   for (let i = 0; i < countC; i++) add(`Mixed_6${MODULE_LETTERS[i]}`, moduleC(width, i === countC - 1 ? 192 : i === 0 ? 128 : 160))
   const lastC = `Mixed_6${MODULE_LETTERS[countC - 1]}`
-  const tower = aux ? auxiliaryTower(width, resolved, conv) : undefined
+  const tower = aux ? auxiliaryTower(width, resolved, gridOf(inputSize, padding), conv) : undefined
   add('Mixed_7a', moduleD(width))
   for (let i = 0; i < countE; i++) add(`Mixed_7${MODULE_LETTERS[i]}`, moduleE(width))
   const head = pooledClassifier(width, resolved, 'fc')
@@ -187,7 +192,8 @@ function runTower(tower: Tower, x: Value): Value[] {
 }
 
 /** Side of the feature map after the C modules. */
-function gridOf(inputSize: number): number {
+function gridOf(inputSize: number, padding: 'valid' | 'same'): number {
+  if (padding === 'same') return Math.ceil(inputSize / 16)
   const halved = (side: number) => Math.floor((side - 3) / 2) + 1
   return halved(halved(halved(halved(inputSize) - 2) - 2))
 }
@@ -195,10 +201,11 @@ function gridOf(inputSize: number): number {
 /** Mean 5×5 /3, 1×1 128, 5×5 768, mean, classifier; as in torchvision unpadded, but for inputs so small that the windows would not fit. */
 function auxiliaryTower(
   from: number,
-  { classes, inputSize, channels: c }: Resolved,
+  { classes, channels: c }: Resolved,
+  grid: number,
   conv: (from: number, to: number, kernel: number, rest?: Conv2dOptions) => Layer,
 ): Layer {
-  const padding = gridOf(inputSize) < 17 ? 'same' : 'valid'
+  const padding = grid < 17 ? 'same' : 'valid'
   return named('auxiliary', {
     pool: avgPool2d({ window: 5, strides: 3, padding }),
     conv0: conv(from, c(128), 1),

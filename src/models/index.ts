@@ -1,4 +1,5 @@
-export { createModel, loadModel, Model, type ModelConfig, type ModelOptions, type Prediction, type Preprocessing } from './model.js'
+export { createModel, loadModel, Model, type ModelConfig, type ModelOptions, type Prediction } from './model.js'
+export type { Preprocessing } from './preprocessing.js'
 export { buildInceptionV3, type InceptionV3Options } from './inception.js'
 export type { LoadOptions, LoadReport } from './loading.js'
 export type { SaveOptions, WeightsFormat } from './saving.js'

@@ -4,7 +4,7 @@ import { nearest, SepconvError } from '../errors.js'
 import type { Value } from '../graph/graph.js'
 import type { Layer } from '../nn/layer.js'
 import type { Convention, LayerNames } from '../weights/conventions.js'
-import type { Preprocessing } from './model.js'
+import type { Preprocessing } from './preprocessing.js'
 
 /** What an architecture builds: layers, and what one must know to feed them. */
 export interface Network {

@@ -3,7 +3,8 @@
 import { SepconvError } from '../errors.js'
 import { type Convention, HEAD_ALIASES, isPytorch, type NamedTensor, namedTensors } from '../weights/conventions.js'
 import { openWeightsFile, type WeightsFile } from '../weights/file.js'
-import type { ModelConfig, Preprocessing } from './model.js'
+import type { ModelConfig } from './model.js'
+import type { Preprocessing } from './preprocessing.js'
 import { type Architecture, architecture, listModels } from './registry.js'
 
 /** What a file says, and what its names imply, about the model that it belongs to. */

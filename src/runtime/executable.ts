@@ -9,7 +9,7 @@ import { byteLength, formatType, type Shape, sameType, type TensorType } from '.
 import { now, type Variable } from '../graph/variable.js'
 import type { Binding, DeviceMemory, Executor, LoadedProgram, RunOptions } from './executor.js'
 import type { Program } from './program.js'
-import { disposePacked, keepPacked, restoreState, stateMemory } from './state.js'
+import { disposePacked, forgetPacked, keepPacked, restoreState, stateMemory } from './state.js'
 import { Tensor } from './tensor.js'
 
 /** Folded or packed weights, shared by all executables that want the same (batch sizes of one model, say). */
@@ -108,14 +108,15 @@ export class Executable {
   async run(inputs: readonly Tensor[], options: RunOptions = {}): Promise<Tensor[]> {
     options.signal?.throwIfAborted()
     const bindings = this.#check(inputs)
-    this.#refresh((program, outputs) => void program.run([], outputs))
+    const prepared = this.#refresh((program, to) => program.run([], to))
+    prepared?.catch(() => this.#stale())
     restoreState(this.compiled.main.variables.values())
     const outputs = this.#allocate()
     // All are queued at once: they complete in order, and an abort is obeyed by each of them.
     const done = this.#parts(bindings, outputs).map(([from, to]) => this.#main.run(from, to, options))
     this.#written()
     try {
-      await Promise.all(done)
+      await Promise.all([prepared, ...done])
     } catch (error) {
       for (const output of outputs) output.dispose()
       throw error
@@ -125,38 +126,21 @@ export class Executable {
 
   /** {@link run} on the calling thread. */
   runSync(inputs: readonly Tensor[]): Tensor[] {
-    const bindings = this.#check(inputs)
-    this.#refresh((program, outputs) => program.runSync([], outputs))
-    restoreState(this.compiled.main.variables.values())
-    const outputs = this.#allocate()
-    for (const [from, to] of this.#parts(bindings, outputs)) this.#main.runSync(from, to)
-    this.#written()
-    return outputs
+    return this.#runSync(inputs, (from, to) => this.#main.runSync(from, to)).outputs
   }
 
   /** Nanoseconds that each call of the program took in one more run. */
   profile(inputs: readonly Tensor[]): Float64Array {
-    const bindings = this.#check(inputs)
-    this.#refresh((program, outputs) => program.runSync([], outputs))
-    restoreState(this.compiled.main.variables.values())
-    const outputs = this.#allocate()
-    const times = this.#parts(bindings, outputs)
-      .map(([from, to]) => this.#main.profile(from, to))
-      .reduce((sum, part) => sum.map((time, i) => time + part[i]!))
-    this.#written()
+    const { outputs, results } = this.#runSync(inputs, (from, to) => this.#main.profile(from, to))
     for (const output of outputs) output.dispose()
-    return times
+    return results.reduce((sum, part) => sum.map((time, i) => time + part[i]!))
   }
 
   /** Nanoseconds that one more run took, by the device's own clock where it has one. */
   elapsed(inputs: readonly Tensor[]): number {
-    const bindings = this.#check(inputs)
-    this.#refresh((program, outputs) => program.runSync([], outputs))
-    const outputs = this.#allocate()
-    const time = this.#parts(bindings, outputs).reduce((sum, [from, to]) => sum + this.#main.elapsed(from, to), 0)
-    this.#written()
+    const { outputs, results } = this.#runSync(inputs, (from, to) => this.#main.elapsed(from, to))
     for (const output of outputs) output.dispose()
-    return time
+    return results.reduce((sum, part) => sum + part, 0)
   }
 
   /** Gives back what this executable alone keeps. A second call does nothing. */
@@ -174,6 +158,17 @@ export class Executable {
     })
   }
 
+  /** Prepared weights and state as they must be, then `runPart` for every repetition. */
+  #runSync<T>(inputs: readonly Tensor[], runPart: (from: readonly Binding[], to: readonly Binding[]) => T) {
+    const bindings = this.#check(inputs)
+    this.#refresh((program, to) => program.runSync([], to))
+    restoreState(this.compiled.main.variables.values())
+    const outputs = this.#allocate()
+    const results = this.#parts(bindings, outputs).map(([from, to]) => runPart(from, to))
+    this.#written()
+    return { outputs, results }
+  }
+
   #load(lowered: Compiled['main']): LoadedProgram {
     const loaded = this.executor.load(lowered.program)
     for (const [index, variable] of lowered.variables) loaded.bind(index, { memory: stateMemory(variable, this.executor), offset: 0 })
@@ -186,14 +181,14 @@ export class Executable {
     return store
   }
 
-  /** Makes the prepared values anew when a variable behind them has changed since. */
-  #refresh(run: (program: LoadedProgram, outputs: { memory: DeviceMemory; offset: number }[]) => void): void {
+  /** Makes the prepared values anew when a variable behind them has changed since. @returns what `run` does, when it was called. */
+  #refresh<T>(run: (program: LoadedProgram, outputs: { memory: DeviceMemory; offset: number }[]) => T): T | undefined {
     const { prepare } = this.compiled
-    if (!prepare || !this.#prepare) return
+    if (!prepare || !this.#prepare) return undefined
     const oldest = Math.min(...this.#prepared.map((entry) => entry.at))
     let changed = oldest < 0
     for (const variable of prepare.variables.values()) if (variable.version > oldest) changed = true
-    if (!changed) return
+    if (!changed) return undefined
     restoreState(prepare.variables.values())
     const consumed = this.executor.consumes ? this.#packed.filter(({ variable }) => !readers.get(variable)) : []
     for (const { buffer, variable } of this.#packed)
@@ -202,12 +197,19 @@ export class Executable {
         offset: 0,
         consumed: consumed.some((packing) => packing.buffer === buffer),
       })
-    run(
+    const result = run(
       this.#prepare,
       this.#prepared.map(({ memory }) => ({ memory, offset: 0 })),
     )
     for (const entry of this.#prepared) entry.at = now()
     for (const { variable, memory } of consumed) keepPacked(variable, memory)
+    return result
+  }
+
+  /** After a prepare program that failed, which on a device that gives pages back is before its first call: no call of it allocates. */
+  #stale(): void {
+    for (const entry of this.#prepared) entry.at = -1
+    for (const { variable, memory } of this.#packed) forgetPacked(variable, memory)
   }
 
   /** The calls of the prepare program that pack a variable as it is, at most through a reshape. */

@@ -137,9 +137,10 @@ export function disposePacked(memory: DeviceMemory): void {
   else memory.dispose()
 }
 
-function forgetPacked(variable: Variable): void {
+/** The variable's content is in its own memory. With `memory` only where it was said to be there. */
+export function forgetPacked(variable: Variable, memory?: DeviceMemory): void {
   const packed = packedOf.get(variable)
-  if (!packed) return
+  if (!packed || (memory && memory !== packed)) return
   packedOf.delete(variable)
   if (orphans.delete(packed)) packed.dispose()
 }

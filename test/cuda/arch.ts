@@ -8,9 +8,9 @@ import { generator } from '../helpers.js'
 const bitsOf = (x: number): number => new Uint32Array(Float32Array.of(x).buffer)[0]!
 const floatOf = (bits: number): number => new Float32Array(Uint32Array.of(bits).buffer)[0]!
 const isFinite32 = (x: number): boolean => Math.abs(x) < Infinity
-const bfloat16 = (x: number): number =>
+export const bfloat16 = (x: number): number =>
   Number.isNaN(x) ? x : floatOf((((bitsOf(x) + 0x7fff + ((bitsOf(x) >>> 16) & 1)) >>> 16) << 16) >>> 0)
-const tf32 = (x: number): number => (isFinite32(x) ? floatOf(((bitsOf(x) + 0x1000) & 0xffffe000) >>> 0) : x)
+export const tf32 = (x: number): number => (isFinite32(x) ? floatOf(((bitsOf(x) + 0x1000) & 0xffffe000) >>> 0) : x)
 const saturated = (x: number): number => {
   if (Number.isNaN(x)) return 0
   const floor = Math.floor(x)

@@ -5,11 +5,11 @@ import { deviceCopyGbps, devicePeakGflops } from '../../src/bench/devicePeaks.js
 import { benchKernels } from '../../src/bench/kernels.js'
 import { benchModel } from '../../src/bench/model.js'
 import { parseLayer } from '../../src/bench/layers.js'
-import { openDevice } from '../../src/runtime/device.js'
+import { NativeDeviceExecutor } from '../../src/runtime/executors/native.js'
 import './emulator.js'
 
-it('measures limits of the device through its own kernels', () => {
-  const executor = openDevice('emulator:fair')
+it.each(['emulator:fair', 'hopper:fair'])('%s: measures limits of the device through its own kernels', (name) => {
+  const executor = new NativeDeviceExecutor(name)
   expect(deviceCopyGbps(executor, 1 << 16)).toBeGreaterThan(0)
   for (const precision of ['float32', 'tf32', 'bfloat16'] as const) expect(devicePeakGflops(executor, 1, precision)).toBeGreaterThan(0)
 })

@@ -22,13 +22,14 @@ export interface Account {
 }
 
 interface Emulator extends NativeAddon {
-  /** The variant and tiles that the CUDA executor chooses on a GPU with that many multiprocessors. */
+  /** The variant and tiles that the CUDA executor chooses on a GPU with that many multiprocessors, of compute capability 8.x or `major`. */
   describeKernel(
     kernel: string,
     inputs: readonly (TensorType | null)[],
     outputs: readonly TensorType[],
     attributes: Attributes,
     multiprocessors: number,
+    major?: number,
   ): string
   /** What the executor 'emulator:counting' has counted since the last call, by name of the launch. */
   takeAccounts(): Record<string, Account>
@@ -59,6 +60,9 @@ export const modeNames = (): string[] => {
     .map(({ name }) => name)
   return wanted ? names.filter((name) => wanted.includes(name.replace('emulator:', ''))) : names
 }
+
+/** The same modes on an emulated device of compute capability 9.0. */
+export const hopperNames = (): string[] => modeNames().map((name) => name.replace('emulator:', 'hopper:'))
 
 /** Multiprocessors of the emulated device (native/emulator/driver_emulated.cc): few, so that small shapes reach the large tiles. */
 export const MULTIPROCESSORS = 2

@@ -2,6 +2,7 @@
 
 import { describe, expect, it } from 'vitest'
 import type { Attributes } from '../../src/graph/graph.js'
+import type { NativeExecutor } from '../../src/runtime/native.js'
 import { type Filled, filled, generator, uniform } from '../helpers.js'
 import { inferred, runCall } from './calls.js'
 import { emulator } from './emulator.js'
@@ -33,7 +34,10 @@ describe('occupancy on compute capability 9.0', () => {
 
 describe('threads and shared memory of the launches', () => {
   const random = generator(5)
-  const executor = emulator().openExecutor('emulator:counting')
+  const [executor, hopper] = ['emulator', 'hopper'].map((name) => emulator().openExecutor(`${name}:counting`)) as [
+    NativeExecutor,
+    NativeExecutor,
+  ]
   const window = (kernel: number) => ({ strides: [1, 1], dilations: [1, 1], padding: Array.from({ length: 4 }, () => (kernel - 1) / 2) })
   const calls: Record<string, (title: string) => [string, number[][], Attributes]> = {
     depthwise: (title) => {
@@ -121,9 +125,10 @@ describe('threads and shared memory of the launches', () => {
       const made = uniform(random, shape)
       return title.endsWith('bfloat16') ? filled(shape, made.data, 'bfloat16') : made
     })
-    const all: Attributes = title.endsWith('tf32') ? { ...attributes, precision: 'tf32' } : attributes
+    const tile = /(\d+x\d+) by wgmma/.exec(title)?.[1]
+    const all: Attributes = { ...attributes, ...(title.endsWith('tf32') && { precision: 'tf32' }), ...(tile && { tile }) }
     emulator().takeAccounts()
-    runCall(executor, kernel, tensors, all, inferred(kernel, tensors, all))
+    runCall(tile ? hopper : executor, kernel, tensors, all, inferred(kernel, tensors, all))
     const { threads, sharedBytes } = emulator().takeAccounts()[kernel]!
     expect({ threads, shared: sharedBytes }).toEqual({ threads: row.threads, shared: row.shared })
   })

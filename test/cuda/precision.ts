@@ -34,7 +34,7 @@ const roundTf32 = (data: ArrayLike<number>): Float32Array => {
 const isFloat = (tensor: Filled | null): tensor is Filled => tensor?.type.dtype === 'float32'
 
 /** The case in another storage or precision, and what the reference makes of it. */
-function convert(kernel: string, inputs: readonly (Filled | null)[], attributes: Attributes, precision: 'bfloat16' | 'tf32') {
+export function convert(kernel: string, inputs: readonly (Filled | null)[], attributes: Attributes, precision: 'bfloat16' | 'tf32') {
   const stored = (i: number) => STORED[kernel]!.includes(i)
   const round = precision === 'bfloat16' ? roundBfloat16 : roundTf32
   // tf32 rounds the operands of the product alone: what comes after reads float32.

@@ -3,7 +3,7 @@
 import { describe, expect, it } from 'vitest'
 
 // A plain script: no types.
-const { parsePtxas, complaints } = await import(new URL('../../scripts/check-ptxas.mjs', import.meta.url).href)
+const { parsePtxas, complaints, serialised } = await import(new URL('../../scripts/check-ptxas.mjs', import.meta.url).href)
 
 const log = `
 ptxas info    : 0 bytes gmem
@@ -28,6 +28,12 @@ describe('check-ptxas', () => {
     expect(complaints(parsePtxas(log), [])).toEqual(['_Z5spilly (sm_90a): 24 bytes of stack, 24 bytes of spill stores, 28 of spill loads'])
     expect(complaints(parsePtxas(log), [{ kernel: 'spilly', architecture: 'sm_90a', bytes: 24, reason: 'test' }])).toEqual([])
     expect(complaints(parsePtxas(log), [{ kernel: 'spilly', architecture: 'sm_90a', bytes: 16, reason: 'test' }])).toHaveLength(2)
+  })
+  it('names products that ptxas serialises', () => {
+    const line =
+      "ptxas info    : (C7510) Potential Performance Loss: wgmma.mma_async instructions are serialized due to ... in function 'f'"
+    expect(serialised(`${log}${line}\n`)).toEqual([line])
+    expect(serialised(log)).toEqual([])
   })
   it('names entries of the list that nothing needs any more', () => {
     expect(complaints([], [{ kernel: 'gone', architecture: 'sm_80', bytes: 8, reason: 'test' }])).toEqual([

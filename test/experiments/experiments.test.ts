@@ -24,16 +24,16 @@ afterAll(() => rm(folder, { recursive: true }))
 
 const MINIATURE: Partial<Sizes> = {
   ...{ train: 16, validation: 16, size: 75, epochs: 2, batch: 8, width: 0.04 },
-  repeats: {
+  architectures: {
     xception: { middleRepeats: 1 },
-    inception_v3: { blocks: [1, 2, 1] },
+    inception_v3: { blocks: [1, 2, 1], padding: 'same' },
     vgg16: { blocks: [1, 1, 1, 1, 1], batchNorm: true },
     resnet152: { blocks: [1, 1, 1, 1] },
     separable_stack: { blocks: [1, 1, 1, 1, 1] },
   },
 }
 const run = (name: string, out: string, options: Partial<ExperimentOptions> = {}) =>
-  runExperiment(name, { out: join(folder, out), seeds: 1, sizes: MINIATURE, ...options })
+  runExperiment(name, { out: join(folder, out), seeds: 1, sizes: MINIATURE, turnSeconds: 0.05, ...options })
 
 describe('in miniature', () => {
   it.each(experimentNames())(
@@ -53,12 +53,15 @@ describe('in miniature', () => {
         }
         // Nothing is left of checkpoints.
         expect(await readdir(join(out, 'runs'))).toEqual([])
-      } else {
+      }
+      if (defined.kind === 'speed' || defined.timed) {
+        expect(results.timings.map(({ variant }) => variant)).toEqual(defined.variants.map((variant) => variant.name))
         for (const { stepsPerSecond, shares } of results.timings) {
           expect(stepsPerSecond).toBeGreaterThan(0)
           expect(Object.values(shares).reduce((sum, share) => sum + share, 0)).toBeCloseTo(1, 2)
         }
-        expect(results.timings.find(({ variant }) => variant === 'Xception')!.shares.depthwise).toBeGreaterThan(0)
+        const [extreme] = results.timings.filter(({ variant }) => /^(Xception|per channel, equal width)$/.test(variant))
+        expect(extreme!.shares.depthwise).toBeGreaterThan(0)
       }
       const files = await writeReport(out, results)
       const text = await readFile(files[0]!, 'utf8')
@@ -73,6 +76,8 @@ describe('in miniature', () => {
       expect(text).not.toMatch(/undefined|NaN|not run/)
       const pictures = [...text.matchAll(/\]\((.*?\.svg)\)/g)].map(([, picture]) => picture!)
       expect(pictures.length).toBeGreaterThan(0)
+      if (name === 'table2') expect(pictures).toEqual(['fig7.svg', 'fig8.svg'])
+      if (name === 'spectrum') expect(pictures).toEqual(['spectrum.svg', 'speed.svg'])
       for (const picture of pictures) expect(await readFile(join(out, picture), 'utf8')).toMatch(/^<svg/)
     },
     120_000,

@@ -92,11 +92,22 @@ describe('names and shapes', () => {
     expect(last('Mixed_6a')[1]).toBe(17)
     expect(last('Mixed_7c')[1]).toBe(8)
   })
+
+  it('Inception V3, padded: the same layers on larger maps', () => {
+    const [valid, same] = (['valid', 'same'] as const).map((padding) => summarize(build('inception_v3', { inputSize: 75, padding })))
+    const side = ({ layers }: ReturnType<typeof summarize>, prefix: string) =>
+      layers.findLast(({ name }) => name.startsWith(prefix))!.shape[1]
+    expect([valid!, same!].map((summary) => side(summary, 'Mixed_6e'))).toEqual([3, 5])
+    expect([valid!, same!].map((summary) => side(summary, 'Mixed_7c'))).toEqual([1, 3])
+    expect(same!.parameters).toEqual(valid!.parameters)
+    expect(() => build('inception_v3', { padding: 'full' })).toThrowError(/padding must be one of valid, same/)
+  })
 })
 
 const REDUCED = [
   ['inception_v3', { inputSize: 75, blocks: [1, 1, 1], aux: true }],
   ['inception_v3', { inputSize: 75, blocks: [2, 2, 1], variant: 'torchvision' }],
+  ['inception_v3', { inputSize: 75, blocks: [1, 1, 1], padding: 'same', aux: true }],
   ['vgg16', { inputSize: 32, blocks: [1, 1, 1, 1, 1], dropout: 0.5 }],
   ['resnet50', { inputSize: 33, blocks: [1, 2, 1, 1] }],
   ['resnet152', { inputSize: 32, blocks: [1, 1, 1, 1], variant: 'keras' }],

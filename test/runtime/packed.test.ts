@@ -25,6 +25,31 @@ describe.skipIf(!loadNative().addon)('packed weights', () => {
     )
   const numbers = async (y: Tensor) => Array.from(await y.data())
 
+  it('a failure while weights are packed rejects the run, and the next one packs again', async () => {
+    const { net } = build(40)
+    const executor = openDevice('cpu')
+    const load = executor.load.bind(executor)
+    let failures = 1
+    executor.load = (program) => {
+      const loaded = load(program)
+      if (program.inputs.length > 0) return loaded
+      const run = loaded.run.bind(loaded)
+      loaded.run = (...given) => (failures-- > 0 ? Promise.reject(new Error('device lost')) : run(...given))
+      return loaded
+    }
+    try {
+      const infer = compile((x: Value) => net(x), { device: 'cpu' })
+      await expect(infer(image() as never) as never as Promise<Tensor>).rejects.toThrow('device lost')
+      const again = await numbers((await infer(image() as never)) as never)
+      const other = compile((x: Value) => net(x), { device: 'cpu' })
+      expect(again).toEqual(await numbers((await other(image() as never)) as never))
+      infer.dispose()
+      other.dispose()
+    } finally {
+      executor.load = load
+    }
+  })
+
   it('reading, training, a second program and another write meet the right content', async () => {
     const { net, variables } = build()
     const before = variables.map(initialContent)

@@ -7,7 +7,7 @@ namespace sepconv::arch {
 
 template <class Parameters>
 void launch(cuda::DeviceInterface& device, const char* name, void (*kernel)(Parameters), cuda::Extent grid, int threads,
-            size_t sharedBytes, const Parameters& parameters) {
+            size_t sharedBytes, const Parameters& parameters, const cuda::LaunchOptions& options = {}) {
   static_assert(std::is_trivially_copyable_v<Parameters> && sizeof(Parameters) <= 4096,
                 "parameters travel in constant memory");
   cuda::Launch launch{};
@@ -23,6 +23,7 @@ void launch(cuda::DeviceInterface& device, const char* name, void (*kernel)(Para
   launch.sharedBytes = sharedBytes;
   launch.parameters = &parameters;
   launch.parameterBytes = sizeof(Parameters);
+  launch.options = options;
   device.launch(launch);
 }
 

@@ -42,6 +42,7 @@ struct Global {
       return {__ldg(data + index)};
     }
 #else
+    emulator::checkDependencies(place);
     emulator::checkAccess("read from global memory", data, count, index, N, sizeof(Element), place);
     emulator::block->countGlobal(N * static_cast<int>(sizeof(Element)), false);
     return *reinterpret_cast<const Vec<Element, N>*>(data + index);
@@ -52,6 +53,7 @@ struct Global {
   __device__ __forceinline__ void store(int64_t index, const Vec<T, N>& value ARCH_PLACE) const {
     static_assert(sizeof(T) * N <= 16, "one access moves at most 16 bytes");
 #if !defined(__CUDACC__)
+    emulator::checkDependencies(place);
     emulator::checkAccess("write to global memory", data, count, index, N, sizeof(T), place);
     emulator::block->countGlobal(N * static_cast<int>(sizeof(T)), true);
 #endif
@@ -81,18 +83,22 @@ struct Shared {
 #if !defined(__CUDACC__)
     emulator::checkAccess("write to shared memory", data, count, index, N, sizeof(T), place);
     emulator::block->countShared(data + index, N * static_cast<int>(sizeof(T)), place);
+    emulator::wroteShared(data + index, N * sizeof(T));
 #endif
     *reinterpret_cast<Vec<T, N>*>(data + index) = value;
   }
 };
 
-// Hands out the dynamic shared memory of the launch piece by piece, each 16-byte aligned.
+// Hands out the dynamic shared memory of the launch piece by piece, each at a multiple of ALIGNMENT bytes. It starts at
+// one of 1024, as tiles that TMA writes must.
 class SharedMemory {
  public:
   __device__ __forceinline__ SharedMemory() : used_(0) {}
 
-  template <class T>
+  template <class T, int ALIGNMENT = 16>
   __device__ __forceinline__ Shared<T> array(int count ARCH_PLACE) {
+    static_assert(ALIGNMENT % 16 == 0 && 1024 % ALIGNMENT == 0, "a power of two");
+    used_ = (used_ + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
     T* data = reinterpret_cast<T*>(base() + used_);
     used_ += (count * static_cast<int>(sizeof(T)) + 15) / 16 * 16;
 #if !defined(__CUDACC__)
@@ -105,8 +111,8 @@ class SharedMemory {
  private:
 #if defined(__CUDACC__)
   static __device__ __forceinline__ unsigned char* base() {
-    extern __shared__ uint4 dynamicShared[];
-    return reinterpret_cast<unsigned char*>(dynamicShared);
+    extern __shared__ __align__(1024) unsigned char dynamicShared[];
+    return dynamicShared;
   }
 #else
   static unsigned char* base() { return emulator::block->shared(); }

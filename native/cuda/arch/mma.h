@@ -34,6 +34,22 @@ __device__ __forceinline__ void loadMatrices(uint32_t (&fragment)[4], const Shar
 #endif
 }
 
+// stmatrix (sm_90): the reverse, four 8x8 matrices out of fragments as ldmatrix leaves them.
+__device__ __forceinline__ void storeMatrices(const uint32_t (&fragment)[4], const Shared<Bfloat16>& to,
+                                              int index ARCH_PLACE) {
+#if defined(__CUDACC__)
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1,%2,%3,%4};" ::"r"(
+                   static_cast<uint32_t>(__cvta_generic_to_shared(to.data + index))),
+               "r"(fragment[0]), "r"(fragment[1]), "r"(fragment[2]), "r"(fragment[3])
+               : "memory");
+#else
+  emulator::checkAccess("matrix write to shared memory", to.data, to.count, index, 8, sizeof(Bfloat16), place);
+  emulator::block->countShared(to.data + index, 16, place);
+  emulator::storeMatrices(fragment, to.data + index, place);
+  emulator::wroteShared(to.data + index, 16);
+#endif
+}
+
 // d += a . b for A[16, 16] and B[16, 8]. Lane l holds A[g][2t], A[g][2t + 1] in a[0], row g + 8 in a[1], depth 2t + 8
 // in a[2], both in a[3]; B[2t][g], B[2t + 1][g] in b0, depth 2t + 8 in b1.
 __device__ __forceinline__ void multiplyBf16(float (&d)[4], const uint32_t (&a)[4], uint32_t b0,

@@ -21,6 +21,13 @@
 #define ARCH_UNROLL_BY(times) static_assert((times) > 0, "a number of steps");
 #endif
 
+// Instructions of sm_90a: kernels that use them are empty for other architectures, for which nothing launches them.
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL) || !defined(__CUDACC__)
+#define ARCH_HOPPER 1
+#else
+#define ARCH_HOPPER 0
+#endif
+
 namespace sepconv::arch {
 
 #if defined(__CUDACC__)

@@ -17,6 +17,12 @@ void start(DeviceInterface& device, const char* name, const MatrixConfig& config
     case MatrixTile::tile64x128:
     case MatrixTile::tile64x64:
       return launchSimt<Tile64x64, 4>(device, name, p, 1);
+    case MatrixTile::tile192x184:
+    case MatrixTile::tile192x96:
+    case MatrixTile::tile128x256:
+    case MatrixTile::tile256x128:
+    case MatrixTile::tile184x192:
+      return;  // of tensor cores alone
     case MatrixTile::tile32x64:
       return config.vector == 4 ? launchSimt<Tile32x64, 4>(device, name, p, 1)
                                 : launchSimt<Tile32x64, 1>(device, name, p, 1);
@@ -29,7 +35,12 @@ bool vectorised(const MatrixProblem& problem) {
 }
 
 // What chooseGemm needs to know of one of the three products.
-GemmShape shapeOf(const MatrixProblem& problem, int64_t rows, int columns, int64_t depth, bool splits) {
+GemmShape shapeOf(const MatrixProblem& problem, Product product, const DeviceProperties& device) {
+  const int64_t rows = product == Product::filterGradient ? problem.depth : problem.rows;
+  const int columns = product == Product::inputGradient ? problem.depth : problem.columns;
+  const int64_t depth = product == Product::forward         ? problem.depth
+                        : product == Product::inputGradient ? problem.columns
+                                                            : problem.rows;
   const int lanes = problem.precision == Precision::bfloat16 ? 8 : 4;
   const bool aligned = problem.depth % lanes == 0 && problem.columns % lanes == 0 && problem.panel % lanes == 0;
   return {rows,
@@ -38,16 +49,17 @@ GemmShape shapeOf(const MatrixProblem& problem, int64_t rows, int columns, int64
           1,
           vectorised(problem),
           true,
-          splits,
+          product == Product::filterGradient,
           problem.precision,
-          aligned && problem.inputActivation != Activation::elu};
+          aligned && problem.inputActivation != Activation::elu,
+          warpgroupTiles(problem, product, device)};
 }
 
 class Pointwise final : public Kernel {
  public:
   Pointwise(const CallDescription& call, const DeviceProperties& device)
       : problem_(checkPointwise(call)),
-        shape_(shapeOf(problem_, problem_.rows, problem_.columns, problem_.depth, false)),
+        shape_(shapeOf(problem_, Product::forward, device)),
         config_(chooseGemm(shape_, device, tileOf(call))),
         statistics_(call.attributes.flag("statistics")) {
     if (problem_.columns > 64 * 65535) refuse(call, "more than 4194240 output channels");
@@ -92,7 +104,7 @@ class Pointwise final : public Kernel {
 
  private:
   // The tensor-core kernel leaves the moments of each tile.
-  int tileRows() const { return config_.tile == MatrixTile::tile128x128 ? 128 : 64; }
+  int tileRows() const { return sizeOf(config_.tile).rows; }
 
   const MatrixProblem problem_;
   const GemmShape shape_;
@@ -110,7 +122,7 @@ class InputGradient final : public Kernel {
  public:
   InputGradient(const CallDescription& call, const DeviceProperties& device)
       : problem_(checkPointwiseInputGradient(call)),
-        shape_(shapeOf(withoutActivation(problem_), problem_.rows, problem_.depth, problem_.columns, false)),
+        shape_(shapeOf(withoutActivation(problem_), Product::inputGradient, device)),
         config_(chooseGemm(shape_, device, tileOf(call))) {
     if (problem_.depth > 64 * 65535) refuse(call, "more than 4194240 input channels");
   }
@@ -146,7 +158,7 @@ class FilterGradient final : public Kernel {
  public:
   FilterGradient(const CallDescription& call, const DeviceProperties& device)
       : problem_(checkPointwiseFilterGradient(call)),
-        shape_(shapeOf(problem_, problem_.depth, problem_.columns, problem_.rows, true)),
+        shape_(shapeOf(problem_, Product::filterGradient, device)),
         config_(chooseGemm(shape_, device, tileOf(call))) {
     if (problem_.columns > 64 * 65535) refuse(call, "more than 4194240 output channels");
   }

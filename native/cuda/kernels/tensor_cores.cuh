@@ -12,6 +12,18 @@ using ConvolutionProduct = GemmParameters<WindowOperand<false, true>, MatrixOper
 using ConvolutionInputGradient = GemmParameters<WindowOperand<true, true>, MatrixOperand<true>>;
 using ConvolutionFilterGradient = GemmParameters<WindowOperand<false, false>, MatrixOperand<false>>;
 
+// The same three products by wgmma, for tiles that are byWarpgroups; pointwise_wgmma.cu, pointwise_wgmma_tf32.cu.
+void launchWarpgroups(DeviceInterface& device, const char* name, const MatrixConfig& config, const PointwiseProduct& p,
+                      Activation before, const Output& statistics);
+void launchWarpgroups(DeviceInterface& device, const char* name, const MatrixConfig& config,
+                      const PointwiseInputGradient& p);
+void launchWarpgroups(DeviceInterface& device, const char* name, const MatrixConfig& config,
+                      const PointwiseFilterGradient& p, Activation before);
+void launchWarpgroupsTf32(DeviceInterface& device, const char* name, const MatrixConfig& config,
+                          const PointwiseProduct& p, const Output& statistics);
+void launchWarpgroupsTf32(DeviceInterface& device, const char* name, const MatrixConfig& config,
+                          const PointwiseInputGradient& p);
+
 // `statistics`: [row tile][mean, squares][column] of what is stored, or nothing.
 void launchTensorCores(DeviceInterface& device, const char* name, const MatrixConfig& config, const PointwiseProduct& p,
                        Activation before, const Output& statistics);

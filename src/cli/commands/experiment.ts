@@ -51,14 +51,20 @@ async function run(name: string, settings: Settings): Promise<void> {
   const interrupted = () => stop.abort(new Error('interrupted'))
   process.once('SIGINT', interrupted)
   let progress: Progress | undefined
+  let counted = 0
   try {
     const results = await runExperiment(name, {
       ...{ out, scale, seeds, resume, signal: stop.signal },
       ...(device !== undefined && { device }),
       ...(data && { data }),
       onProgress({ done, total, label }) {
-        progress ??= new Progress({ label: defined.name, total, done })
-        progress.update(done, label)
+        // Timing counts turns where training counted steps.
+        if (total !== counted) {
+          progress?.finish()
+          progress = new Progress({ label: defined.name, total, done })
+          counted = total
+        }
+        progress?.update(done, label)
       },
     })
     progress?.finish()

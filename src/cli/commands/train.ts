@@ -6,7 +6,7 @@
 import { basename, resolve } from 'node:path'
 import { Command } from 'commander'
 import { SepconvError } from '../../errors.js'
-import type { Preprocessing } from '../../models/model.js'
+import type { Preprocessing } from '../../models/preprocessing.js'
 import type { FitOptions } from '../../train/fit.js'
 import { addModelOptions, type DeviceSettings, deviceOption, jsonOption, modelOptions, selectDevice, threadsOption } from '../options.js'
 import { ExitStatus } from '../status.js'
