@@ -2,7 +2,7 @@
 // needed: d[row, c*m + j] = intermediateActivation(depthwise(prologue(x))[c*m + j] + depthwiseShift), from x through
 // the caches straight into the shared-memory tile; it never exists in device memory. In training the gradient of the
 // pointwise filter, d^T . dy, computes it again. Each tile of output columns does, so both pay where few tiles span
-// them (src/graph/separableCost.ts).
+// them (src/graph/separableCost.ts); beyond that two kernels are faster, by wgmma above all.
 #include "grid.cuh"
 #include "separable.cuh"
 #include "statistics.cuh"
@@ -71,7 +71,7 @@ class Separable final : public Kernel {
 
  private:
   // The tensor-core kernel leaves the moments of each tile.
-  int tileRows() const { return config_.tile == MatrixTile::tile128x128 ? 128 : 64; }
+  int tileRows() const { return sizeOf(config_.tile).rows; }
 
   template <class T, int KERNEL, int VECTOR>
   void start(DeviceInterface& device, const Arguments& arguments) const {
@@ -189,7 +189,8 @@ class SeparableInTwo final : public Kernel {
     CallDescription depthwise = call, pointwise = call;
     TensorType between = call.outputs[0];
     between.shape.back() = call.input(0).dim(-1);
-    between_ = (between.bytes() + 255) / 256 * 256;
+    // Behind it the scratch of the product.
+    bytes_ = (between.bytes() + 255) / 256 * 256;
     depthwise.kernel = "depthwiseConv2d";
     depthwise.inputs = {input(0), input(1), input(3), input(4), std::nullopt, input(5)};
     depthwise.outputs = {between};
@@ -202,8 +203,7 @@ class SeparableInTwo final : public Kernel {
     depthwise_ = kernels().at("depthwiseConv2d")(depthwise, device);
     pointwise_ = kernels().at("pointwiseConv2d")(pointwise, device);
   }
-  // The depthwise kernel needs none of its own; batch statistics in the product do.
-  size_t workspaceBytes() const override { return between_ + pointwise_->workspaceBytes(); }
+  size_t workspaceBytes() const override { return bytes_ + pointwise_->workspaceBytes(); }
   std::string describe() const override { return pointwise_->describe() + ", behind " + depthwise_->describe(); }
   std::vector<std::string> tiles() const override { return tiles_; }
 
@@ -212,12 +212,12 @@ class SeparableInTwo final : public Kernel {
     const void* first[] = {in[0], in[1], in[3], in[4], nullptr, in[5], nullptr};
     depthwise_->launch(device, {first, &arguments.workspace, nullptr});
     const void* second[] = {arguments.workspace, in[2], in[6], in[7], in[8]};
-    pointwise_->launch(device, {second, arguments.outputs, static_cast<char*>(arguments.workspace) + between_});
+    pointwise_->launch(device, {second, arguments.outputs, static_cast<char*>(arguments.workspace) + bytes_});
   }
 
  private:
   const std::vector<std::string> tiles_;
-  size_t between_;
+  size_t bytes_;
   std::unique_ptr<Kernel> depthwise_, pointwise_;
 };
 
