@@ -31,6 +31,7 @@ class EmulatedDevice final : public cuda::DeviceInterface {
   EmulatedDevice(const Mode& mode, bool hopper) : mode_(mode) {
     properties_.name = hopper ? "hopper" : "emulator";
     properties_.major = hopper ? 9 : 8;
+    properties_.programmatic = hopper;
     if (hopper) properties_.sharedBytes = size_t{227} << 10;
     // Few, so that shapes small enough to emulate reach the tiles of large problems too.
     properties_.multiprocessors = 2;

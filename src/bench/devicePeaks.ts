@@ -46,7 +46,7 @@ export function deviceCopyGbps(executor: Executor, bytes: number): number {
 /** Operands of a product: float32 on the SIMT units, the others on tensor cores. */
 export type Precision = 'float32' | 'tf32' | 'bfloat16'
 
-/** Multiply-adds per thread and step of `multiplyAddPeak`: eight chains of one, or a warp's eight products of 16 x 8 x (8, 16), a quarter as many steps of 16 x 256 by wgmma. */
+/** Multiply-adds per thread and step of `multiplyAddPeak`: eight chains of one, or a warp's eight products of 16 x 8 x (8, 16). */
 const PER_STEP: Record<Precision, number> = { float32: 8, tf32: 8 * 32, bfloat16: 8 * 64 }
 
 /** Billions of multiplications and additions per second, eight chains per thread or warp in registers, of at least a few milliseconds. */
