@@ -77,7 +77,7 @@ function demangle(kernels) {
       kernel: names[i]
         .replaceAll(/sepconv::cuda::|\(anonymous namespace\)::/g, '')
         .replace(/^void /, '')
-        .replace(/\(.*\)$/, ''),
+        .replace(/\([^()]*\)$/, ''),
     }))
   } catch {
     return kernels

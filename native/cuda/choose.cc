@@ -51,13 +51,6 @@ bool vectorised(const SeparableProblem& problem) {
   return m.depth % 4 == 0 && m.columns % 4 == 0 && m.panel % 4 == 0 && problem.depthwise.multiplier == 1;
 }
 
-// The product of a separable convolution whose depthwise result lies in memory.
-GemmShape productOf(const SeparableProblem& problem, const DeviceProperties& device) {
-  const MatrixProblem& m = problem.pointwise;
-  return {m.rows, m.columns, m.depth,     1,    true,
-          true,   false,     m.precision, true, warpgroupTiles(m, Product::forward, device)};
-}
-
 int ceilDiv(int64_t a, int64_t b) { return static_cast<int>((a + b - 1) / b); }
 
 // Model of a product on tensor cores, in multiply-adds of one multiprocessor at wgmma's full rate: waves of tiles, each
@@ -215,8 +208,8 @@ std::vector<std::string> tilesOf(const GemmShape& shape) {
   return {};
 }
 
-std::vector<std::string> tilesOf(const SeparableProblem& problem, const DeviceProperties& device) {
-  if (onTensorCores(problem)) return tilesOf(productOf(problem, device));
+std::vector<std::string> tilesOf(const SeparableProblem& problem) {
+  if (onTensorCores(problem)) return {"64x64", "128x128"};
   if (vectorised(problem)) return {"32x64", "64x128"};
   return {};
 }
@@ -273,15 +266,29 @@ MatrixConfig chooseSeparable(const SeparableProblem& problem, const DeviceProper
   if (onTensorCores(problem)) {
     config.precision = m.precision;
     config.tile = fills(128) ? MatrixTile::tile128x128 : MatrixTile::tile64x64;
-    // Beyond 256 columns the product takes longer than memory, and would wait for the depthwise to be computed again.
-    if (m.columns > 256)
-      if (const MatrixConfig two = chooseGemm(productOf(problem, device), device); byWarpgroups(two.tile))
-        config.tile = two.tile;
   } else if (vectorised(problem) && fills(64)) {
     config.tile = MatrixTile::tile64x128;
   }
-  if (!tile.empty()) config.tile = matrixTile(tile, tilesOf(problem, device));
+  if (!tile.empty()) config.tile = matrixTile(tile, tilesOf(problem));
   return config;
+}
+
+std::vector<MatrixTile> tilesInTwo(const SeparableProblem& problem, const DeviceProperties& device) {
+  // Up to 256 columns memory takes longer than the product, and one or two tiles compute the depthwise.
+  if (!onTensorCores(problem) || problem.pointwise.columns <= 256) return {};
+  return warpgroupTiles(problem.pointwise, Product::forward, device);
+}
+
+std::optional<MatrixTile> chooseInTwo(const SeparableProblem& problem, const DeviceProperties& device,
+                                      const std::string& tile) {
+  const MatrixProblem& m = problem.pointwise;
+  const std::vector<MatrixTile> tiles = tilesInTwo(problem, device);
+  for (const MatrixTile known : tiles)
+    if (tile == nameOf(known)) return known;
+  if (tiles.empty() || !tile.empty()) return {};
+  const MatrixConfig config =
+      chooseGemm({m.rows, m.columns, m.depth, 1, true, true, false, m.precision, true, tiles}, device);
+  return byWarpgroups(config.tile) ? std::optional<MatrixTile>(config.tile) : std::nullopt;
 }
 
 namespace {

@@ -1,6 +1,7 @@
 // The second layer of a kernel: which variant with which tiles serves a problem on a device. Pure functions of plain
 // data, so that the choice is tested and printed without a GPU. The rules are estimates (not measured on hardware yet).
 #pragma once
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -91,14 +92,19 @@ DepthwiseConfig chooseDepthwise(const DepthwiseProblem& problem, const DevicePro
                                 const std::string& tile = "");
 FilterGradientConfig chooseDepthwiseFilterGradient(const DepthwiseProblem& problem, const DeviceProperties& device);
 MatrixConfig chooseGemm(const GemmShape& shape, const DeviceProperties& device, const std::string& tile = "");
-// A tile that is byWarpgroups: two launches, depthwise and a product by wgmma.
 MatrixConfig chooseSeparable(const SeparableProblem& problem, const DeviceProperties& device,
                              const std::string& tile = "");
+
+// The tiles of wgmma for a separable convolution in two launches; empty where one serves it better. Of them, or of what
+// `tile` names, the one to take; none where `tile` names one of the fused kernel.
+std::vector<MatrixTile> tilesInTwo(const SeparableProblem& problem, const DeviceProperties& device);
+std::optional<MatrixTile> chooseInTwo(const SeparableProblem& problem, const DeviceProperties& device,
+                                      const std::string& tile = "");
 
 // Tiles that serve a problem, by name; fewer than two: there is nothing to choose.
 std::vector<std::string> tilesOf(const DepthwiseProblem& problem, const DeviceProperties& device);
 std::vector<std::string> tilesOf(const GemmShape& shape);
-std::vector<std::string> tilesOf(const SeparableProblem& problem, const DeviceProperties& device);
+std::vector<std::string> tilesOf(const SeparableProblem& problem);
 
 // 'tiled3x3 8x16, 4 channels per access': for reports and tests.
 std::string describe(const DepthwiseConfig& config);

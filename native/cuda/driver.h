@@ -23,7 +23,7 @@ struct Extent {
 // What kernels for compute capability 9.0 ask of a launch.
 struct LaunchOptions {
   uint32_t cluster = 1;       // blocks per cluster, in x
-  bool programmatic = false;  // may start while the launch before it ends: the kernel waits for its results itself
+  bool programmatic = false;  // set by arch::launch: may start while the launch before it ends (beginLaunch)
   bool asynchronous = false;  // uses TMA or wgmma: tells the emulator to model the asynchronous proxy
 };
 
@@ -56,6 +56,7 @@ struct DeviceProperties {
   int major = 0, minor = 0;  // compute capability
   int multiprocessors = 1;
   size_t sharedBytes = 48 << 10;  // dynamic shared memory that one block may have
+  bool programmatic = false;      // the kernels' code waits for earlier launches by itself (sm_90 and up)
   void* stream = nullptr;         // cudaStream_t of the launches, for libraries that launch by themselves
 };
 

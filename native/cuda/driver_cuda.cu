@@ -48,6 +48,10 @@ class CudaDevice final : public DeviceInterface {
     properties_.minor = found.minor;
     properties_.multiprocessors = found.multiProcessorCount;
     properties_.sharedBytes = found.sharedMemPerBlockOptin;
+    // PTX for sm_80 that the driver has compiled for a newer device holds no wait.
+    cudaFuncAttributes code;
+    check(cudaFuncGetAttributes(&code, reinterpret_cast<const void*>(probe)), "cudaFuncGetAttributes");
+    properties_.programmatic = code.ptxVersion >= 90;
     check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "cudaStreamCreate");
     properties_.stream = stream_;
     check(cudaStreamCreateWithFlags(&copies_, cudaStreamNonBlocking), "cudaStreamCreate");

@@ -61,6 +61,7 @@ void registerPointwiseKernels(Registry& registry);
 void registerPoolingKernels(Registry& registry);
 void registerReductionKernels(Registry& registry);
 void registerSeparableKernels(Registry& registry);
+void registerSeparableInTwo(Registry& registry);  // behind the one above, whose kernel it may replace
 void registerShapeKernels(Registry& registry);
 void registerStatisticsKernels(Registry& registry);
 void registerUpdateKernels(Registry& registry);

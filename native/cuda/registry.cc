@@ -46,6 +46,7 @@ const Registry& kernels() {
     registerPoolingKernels(all);
     registerReductionKernels(all);
     registerSeparableKernels(all);
+    registerSeparableInTwo(all);
     registerShapeKernels(all);
     registerStatisticsKernels(all);
     registerUpdateKernels(all);

@@ -32,6 +32,7 @@ class EmulatedDevice final : public cuda::DeviceInterface {
   EmulatedDevice(const Mode& mode, bool hopper) : mode_(mode) {
     properties_.name = hopper ? "hopper" : "emulator";
     properties_.major = hopper ? 9 : 8;
+    properties_.programmatic = hopper;
     if (hopper) properties_.sharedBytes = size_t{227} << 10;
     // Memory that another process holds.
     if (const char* held = std::getenv("SEPCONV_EMULATOR_HELD")) used_ = std::strtoull(held, nullptr, 10);

@@ -85,8 +85,7 @@ __global__ void __launch_bounds__(256) multiplyNegated(const __grid_constant__ H
   }
   arch::clusterArrive();
   arch::clusterWait();
-  if (BUG != Bug::missingDependencyWait) arch::waitForDependencies();
-  arch::launchDependents();
+  if (BUG != Bug::missingDependencyWait) arch::beginLaunch();
   const int steps = p.depth / row;
   if (thread >= consumers) {
     if (BUG != Bug::keptRegisters) arch::giveBackRegisters<40>();
@@ -188,7 +187,7 @@ class HopperCheck final : public cuda::Kernel {
     p.depth = depth_;
     cuda::LaunchOptions options;
     options.cluster = 2;
-    options.programmatic = options.asynchronous = true;
+    options.asynchronous = true;
     arch::launch(device, "hopperCheck", variants(std::make_index_sequence<bugNames.size()>())[variant_], {2, 1, 1}, 256,
                  stages * stageBytes + 1024 + rows * 32 * sizeof(float) + 2 * stages * sizeof(uint64_t), p, options);
   }

@@ -47,6 +47,7 @@ struct CheckParameters {
 
 template <Bug BUG>
 __global__ void __launch_bounds__(tile) reverseTiles(const __grid_constant__ CheckParameters p) {
+  arch::beginLaunch();
   const int thread = arch::threadIndex();
   const int64_t start = int64_t{arch::blockX()} * tile * tilesPerBlock;
   arch::SharedMemory memory;

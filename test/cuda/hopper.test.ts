@@ -10,8 +10,15 @@ import { testHopperWrappers } from './archHopper.js'
 import { inferred, runCall } from './calls.js'
 import { emulator, hopperNames, MULTIPROCESSORS } from './emulator.js'
 import { testWarpgroups } from './hopper.js'
+import { testSuite } from './suite.js'
 
 describe.each(hopperNames())('%s', (name) => testHopperWrappers(new NativeDeviceExecutor(name)))
+
+// Every kernel waits for the launch before it; none touches device memory earlier.
+testSuite(
+  hopperNames().map((name) => new NativeDeviceExecutor(name)),
+  6,
+)
 
 testWarpgroups({
   modes: new Map(hopperNames().map((name) => [name, emulator().openExecutor(name)])),

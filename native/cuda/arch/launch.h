@@ -5,6 +5,19 @@
 
 namespace sepconv::arch {
 
+// The first thing that every kernel does: from compute capability 9.0 on, a launch may start while the one before it
+// ends. griddepcontrol.wait: until that one has ended and what it wrote is seen. griddepcontrol.launch_dependents: the
+// next one may start when all blocks of this one have, and waits in its turn.
+__device__ __forceinline__ void beginLaunch() {
+#if defined(__CUDACC__)
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;\ngriddepcontrol.launch_dependents;" ::: "memory");
+#endif
+#else
+  emulator::thread->hopper.dependenciesMet = true;
+#endif
+}
+
 template <class Parameters>
 void launch(cuda::DeviceInterface& device, const char* name, void (*kernel)(Parameters), cuda::Extent grid, int threads,
             size_t sharedBytes, const Parameters& parameters, const cuda::LaunchOptions& options = {}) {
@@ -24,6 +37,7 @@ void launch(cuda::DeviceInterface& device, const char* name, void (*kernel)(Para
   launch.parameters = &parameters;
   launch.parameterBytes = sizeof(Parameters);
   launch.options = options;
+  launch.options.programmatic = device.properties().programmatic;
   device.launch(launch);
 }
 

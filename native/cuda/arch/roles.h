@@ -1,4 +1,4 @@
-// What lets the warps of a block play different parts (sm_90a), and launches overlap (sm_90).
+// What lets the warps of a block play different parts (sm_90a).
 #pragma once
 #include "platform.h"
 
@@ -20,23 +20,6 @@ __device__ __forceinline__ void takeRegisters(ARCH_PLACE_ONLY) {
   asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(registers));
 #else
   emulator::block->hopper().setRegisters(registers, true, place);
-#endif
-}
-
-// griddepcontrol.wait: until the launch before this one has ended and what it wrote is seen. Every thread calls it
-// before it touches device memory where the launch is programmatic; else it does nothing.
-__device__ __forceinline__ void waitForDependencies() {
-#if defined(__CUDACC__)
-  asm volatile("griddepcontrol.wait;" ::: "memory");
-#else
-  emulator::thread->hopper.dependenciesMet = true;
-#endif
-}
-
-// griddepcontrol.launch_dependents: the next launch, if programmatic, may start when all blocks have said so.
-__device__ __forceinline__ void launchDependents() {
-#if defined(__CUDACC__)
-  asm volatile("griddepcontrol.launch_dependents;");
 #endif
 }
 

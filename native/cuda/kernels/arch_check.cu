@@ -113,6 +113,7 @@ __device__ __forceinline__ void checkTf32(const ArchParameters& p, int lane) {
 }
 
 __global__ void __launch_bounds__(32) archCheck(const __grid_constant__ ArchParameters p) {
+  arch::beginLaunch();
   const int lane = arch::threadIndex();
   ARCH_NO_UNROLL
   for (int i = lane; i < checkElements; i += 32) p.y.store<1>(i, {0.f});

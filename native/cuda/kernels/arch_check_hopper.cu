@@ -211,6 +211,7 @@ enum class Group : uint8_t { roles, tma, cluster };
 template <Group GROUP>
 __global__ void __launch_bounds__(256, 1) checkGroup(const __grid_constant__ HopperCheckParameters p) {
 #if ARCH_HOPPER
+  arch::beginLaunch();
   if constexpr (GROUP == Group::roles) checkRoles(p);
   if constexpr (GROUP == Group::tma) checkTma(p);
   if constexpr (GROUP == Group::cluster) checkCluster(p);
@@ -219,6 +220,7 @@ __global__ void __launch_bounds__(256, 1) checkGroup(const __grid_constant__ Hop
 template <class Format, Major A, Major B, bool REGISTERS, int N>
 __global__ void __launch_bounds__(256, 1) checkWgmma(const __grid_constant__ HopperCheckParameters p) {
 #if ARCH_HOPPER
+  arch::beginLaunch();
   checkProduct<Format, A, B, REGISTERS, N>(p);
 #endif
 }

@@ -16,6 +16,7 @@ struct CastParameters {
 };
 
 __global__ void __launch_bounds__(gridThreads) castKernel(const __grid_constant__ CastParameters p) {
+  arch::beginLaunch();
   const int64_t i = taskIndex();
   if (i >= p.count) return;
   int32_t whole = 0;

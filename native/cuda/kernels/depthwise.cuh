@@ -6,6 +6,7 @@
 // Direct: any window and multiplier through the caches, one output (or 4 channels) per thread. Not fast: multipliers
 // above 1, channel counts far from multiples of 32.
 #pragma once
+#include "../arch/launch.h"
 #include "depthwise_tile.cuh"
 
 namespace sepconv::cuda {
@@ -41,6 +42,7 @@ __device__ __forceinline__ void storeDepthwise(const DepthwiseParameters& p, con
 template <int KERNEL, int STRIDE, int VECTOR, class Element>
 __global__ void __launch_bounds__(depthwiseThreads, depthwiseMinBlocks)
     depthwiseTiled(const __grid_constant__ DepthwiseParameters p) {
+  arch::beginLaunch();
   static_assert(
       (KERNEL == 3 && (STRIDE == 1 || STRIDE == 2)) || (KERNEL == 5 && STRIDE == 1) || (KERNEL == 0 && STRIDE == 0),
       "instantiated variants");
@@ -124,6 +126,7 @@ __global__ void __launch_bounds__(depthwiseThreads, depthwiseMinBlocks)
 template <int VECTOR>
 __global__ void __launch_bounds__(depthwiseThreads, depthwiseMinBlocks)
     depthwiseDirect(const __grid_constant__ DepthwiseParameters p) {
+  arch::beginLaunch();
   static_assert(VECTOR == 1 || VECTOR == 4, "4 or 16 bytes");
   const Window& w = p.window;
   const int outChannels = p.channels * p.multiplier, groups = outChannels / VECTOR;
@@ -155,6 +158,7 @@ __global__ void __launch_bounds__(depthwiseThreads, depthwiseMinBlocks)
 template <int VECTOR>
 __global__ void __launch_bounds__(depthwiseThreads, depthwiseMinBlocks)
     depthwiseInputGradientDirect(const __grid_constant__ DepthwiseParameters p) {
+  arch::beginLaunch();
   static_assert(VECTOR == 1 || VECTOR == 4, "4 or 16 bytes");
   const Window& w = p.window;
   const int groups = p.channels / VECTOR, outChannels = p.channels * p.multiplier;

@@ -59,6 +59,7 @@ template <int KERNEL, int STRIDE, int VECTOR, class Element>
 __global__ void __launch_bounds__(FilterGradientTiling<KERNEL, VECTOR, Element>::threads,
                                   FilterGradientTiling<KERNEL, VECTOR, Element>::minBlocks)
     filterGradientTiled(const __grid_constant__ FilterGradientParameters p) {
+  arch::beginLaunch();
   using T = FilterGradientTiling<KERNEL, VECTOR, Element>;
   constexpr int strip = 4;
   const Window& w = p.window;
@@ -129,6 +130,7 @@ constexpr int tapThreads = 128, tapChannels = tileChannels<float>;
 
 template <int VECTOR>
 __global__ void __launch_bounds__(tapThreads) filterGradientOfTap(const __grid_constant__ FilterGradientParameters p) {
+  arch::beginLaunch();
   constexpr int lanes = tapChannels / VECTOR, runs = tapThreads / lanes;
   const int lane = arch::threadIndex() % lanes, run = arch::threadIndex() / lanes;
   const int o = arch::blockY() * tapChannels + lane * VECTOR, c = o / p.multiplier;

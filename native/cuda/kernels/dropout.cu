@@ -19,6 +19,7 @@ struct DropoutParameters {
 };
 
 __global__ void __launch_bounds__(gridThreads) dropoutKernel(const __grid_constant__ DropoutParameters p) {
+  arch::beginLaunch();
   const int64_t task = taskIndex();
   const int64_t sample = static_cast<int>(task) / p.groups;
   const int group = static_cast<int>(task) % p.groups;

@@ -149,6 +149,7 @@ struct UnaryParameters {
 };
 
 __global__ void __launch_bounds__(gridThreads) unaryKernel(const __grid_constant__ UnaryParameters p) {
+  arch::beginLaunch();
   forFour(p.y.count, [&](auto n, int64_t i) {
     constexpr int N = decltype(n)::value;
     Floats<N> x = p.x.load<N>(i);
@@ -214,6 +215,7 @@ __device__ __forceinline__ int32_t applyInteger(Binary f, int32_t a, int32_t b) 
 }
 
 __global__ void __launch_bounds__(gridThreads) binaryKernel(const __grid_constant__ BinaryParameters p) {
+  arch::beginLaunch();
   if (p.axes == 0 && !p.integers) {
     forFour(p.c.count, [&](auto n, int64_t i) {
       constexpr int N = decltype(n)::value;
@@ -318,6 +320,7 @@ struct SelectParameters {
 };
 
 __global__ void __launch_bounds__(gridThreads) selectKernel(const __grid_constant__ SelectParameters p) {
+  arch::beginLaunch();
   forFour(p.c.count, [&](auto n, int64_t i) {
     constexpr int N = decltype(n)::value;
     const Floats<N> condition = p.condition.load<N>(i), b = p.b.load<N>(i);

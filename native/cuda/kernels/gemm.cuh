@@ -100,6 +100,7 @@ __device__ __forceinline__ Floats<N> storeProduct(const Store& store, int64_t ro
 
 template <class T, class A, class B, int VECTOR>
 __global__ void __launch_bounds__(T::threads, T::minBlocks) gemmSimt(const __grid_constant__ GemmParameters<A, B> p) {
+  arch::beginLaunch();
   static_assert(T::threadRows % 4 == 0 && T::threadColumns % 4 == 0 && T::pitchA % 4 == 0 && T::pitchB % 4 == 0,
                 "fragments are read as 16 bytes");
   static_assert(T::sharedBytes <= 48 << 10, "fits without opting in");

@@ -217,6 +217,7 @@ constexpr size_t mmaSharedBytes() {
 template <class T, class Format, class A, class B>
 __global__ void __launch_bounds__(T::threads, T::minBlocks)
     gemmMma(const __grid_constant__ MmaParameters<Format, A, B> q) {
+  arch::beginLaunch();
   using Left = MmaOperand<T, Format, A, T::rows>;
   using Right = MmaOperand<T, Format, B, T::columns>;
   static_assert(T::warpRows % 16 == 0 && Format::depth % Format::instructionDepth == 0, "whole instructions");

@@ -389,8 +389,7 @@ __global__ void __launch_bounds__(T::threads, 1) gemmWgmma(const __grid_constant
   }
   arch::clusterArrive();
   arch::clusterWait();
-  arch::waitForDependencies();
-  arch::launchDependents();
+  arch::beginLaunch();
   if (arch::threadIndex() >= T::consumers) {
     arch::giveBackRegisters<T::producerRegisters>();
     if (arch::threadIndex() / 32 == T::warps && arch::electOne()) produce<T, P>(p, shared, rank);
@@ -437,7 +436,6 @@ void launchWgmma(DeviceInterface& device, const char* name, const AnyInput& left
   const int clusters = std::min(units, std::max(1, device.properties().multiprocessors / clusterBlocks));
   LaunchOptions options;
   options.cluster = clusterBlocks;
-  options.programmatic = true;
   options.asynchronous = true;
   arch::launch(device, name, gemmWgmma<T, P>, {static_cast<uint32_t>(clusters * clusterBlocks), 1, 1}, T::threads,
                wgmmaSharedBytes<T, P>(), p, options);

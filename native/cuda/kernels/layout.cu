@@ -39,6 +39,7 @@ struct GatherParameters {
 
 template <class T>
 __global__ void __launch_bounds__(gridThreads) gather(const __grid_constant__ GatherParameters<T> p) {
+  arch::beginLaunch();
   const int64_t i = taskIndex();
   if (i >= p.y.count) return;
   int rest = static_cast<int>(i);
@@ -188,6 +189,7 @@ struct ConcatParameters {
 
 template <class T>
 __global__ void __launch_bounds__(gridThreads) place(const __grid_constant__ ConcatParameters<T> p) {
+  arch::beginLaunch();
   const int64_t i = taskIndex();
   if (i >= p.x.count) return;
   const int at = static_cast<int>(i);  // 64-bit divisions are function calls

@@ -77,6 +77,7 @@ struct Target {
 };
 
 __global__ void __launch_bounds__(rowThreads) softmax(const __grid_constant__ RowParameters p) {
+  arch::beginLaunch();
   const Row row(p);
   const Exponentials e = exponentials(p, row);
   if (!row.inside) return;
@@ -86,6 +87,7 @@ __global__ void __launch_bounds__(rowThreads) softmax(const __grid_constant__ Ro
 }
 
 __global__ void __launch_bounds__(rowThreads) softmaxGradient(const __grid_constant__ RowParameters p) {
+  arch::beginLaunch();
   const Row row(p);
   float sum = 0.f;
   ARCH_NO_UNROLL
@@ -99,6 +101,7 @@ __global__ void __launch_bounds__(rowThreads) softmaxGradient(const __grid_const
 }
 
 __global__ void __launch_bounds__(rowThreads) softmaxCrossEntropy(const __grid_constant__ RowParameters p) {
+  arch::beginLaunch();
   const Row row(p);
   const Exponentials e = exponentials(p, row);
   const Target target(p, row);
@@ -117,6 +120,7 @@ __global__ void __launch_bounds__(rowThreads) softmaxCrossEntropy(const __grid_c
 }
 
 __global__ void __launch_bounds__(rowThreads) softmaxCrossEntropyGradient(const __grid_constant__ RowParameters p) {
+  arch::beginLaunch();
   const Row row(p);
   const Exponentials e = exponentials(p, row);
   const Target target(p, row);
@@ -203,6 +207,7 @@ struct SigmoidParameters {
 };
 
 __global__ void __launch_bounds__(gridThreads) sigmoidCrossEntropy(const __grid_constant__ SigmoidParameters p) {
+  arch::beginLaunch();
   const int64_t i = taskIndex();
   if (i >= p.y.count) return;
   const float l = p.logits.load(i)[0];

@@ -17,6 +17,7 @@ struct CoefficientsParameters {
 };
 
 __global__ void __launch_bounds__(gridThreads) coefficients(const __grid_constant__ CoefficientsParameters p) {
+  arch::beginLaunch();
   const int64_t c = taskIndex();
   if (c >= p.scale.count) return;
   const float scale = (p.gamma.present() ? p.gamma.load(c)[0] : 1.f) / sqrtf(p.variance.load(c)[0] + p.epsilon);
@@ -60,6 +61,7 @@ struct ScaleShiftParameters {
 
 template <int VECTOR>
 __global__ void __launch_bounds__(gridThreads) scaleShiftKernel(const __grid_constant__ ScaleShiftParameters p) {
+  arch::beginLaunch();
   const int64_t i = taskIndex() * VECTOR;
   if (i >= p.y.count) return;
   const ChannelEpilogue<VECTOR> epilogue(p.epilogue, static_cast<int>(i) % p.channels);
@@ -106,6 +108,7 @@ struct SumParameters {
 };
 
 __global__ void __launch_bounds__(sumThreads) gradientSums(const __grid_constant__ SumParameters p) {
+  arch::beginLaunch();
   const int lane = arch::threadIndex() % 32, run = arch::threadIndex() / 32;
   const int channel = arch::blockY() * 32 + lane;
   const int64_t first = int64_t{arch::blockX()} * p.chunkRows;
@@ -146,6 +149,7 @@ struct GradientMergeParameters {
 };
 
 __global__ void __launch_bounds__(sumThreads) gradientMerge(const __grid_constant__ GradientMergeParameters p) {
+  arch::beginLaunch();
   const int lane = arch::threadIndex() % 32;
   const int channel = arch::blockX() * runs + arch::threadIndex() / 32;
   float sum = 0.f, product = 0.f;
@@ -183,6 +187,7 @@ struct GradientParameters {
 
 template <int VECTOR>
 __global__ void __launch_bounds__(gridThreads) gradientApply(const __grid_constant__ GradientParameters p) {
+  arch::beginLaunch();
   const int64_t i = taskIndex() * VECTOR;
   if (i >= p.dx.count) return;
   const int c = static_cast<int>(i) % p.channels;

@@ -55,6 +55,7 @@ __device__ __forceinline__ void overPiece(const OptimizerParameters& p, const Bo
 }
 
 __global__ void __launch_bounds__(gridThreads) rmspropPieces(const __grid_constant__ OptimizerParameters p) {
+  arch::beginLaunch();
   const bool moves = p.flag.load(0)[0] != 0.f;
   const float rate = p.rate.load(0)[0], scale = p.scale.load(0)[0];
   overPiece(p, [&](const TableEntry& e, int64_t at) {
@@ -84,6 +85,7 @@ __device__ __forceinline__ float direction(const OptimizerParameters& p, const T
 }
 
 __global__ void __launch_bounds__(gridThreads) adamMoments(const __grid_constant__ OptimizerParameters p) {
+  arch::beginLaunch();
   const bool moves = p.flag.load(0)[0] != 0.f;
   const float scale = p.scale.load(0)[0];
   Accumulator parameters{0.f, 0.f}, directions{0.f, 0.f};
@@ -108,6 +110,7 @@ __global__ void __launch_bounds__(gridThreads) adamMoments(const __grid_constant
 
 // A block per entry: |p| / |d| where the entry is trusted, else 1.
 __global__ void __launch_bounds__(gridThreads) adamRatios(const __grid_constant__ OptimizerParameters p) {
+  arch::beginLaunch();
   const TableEntry& entry = p.entries[arch::blockX()];
   const int blocks = static_cast<int>((entry.count + pieceElements - 1) / pieceElements);
   const AnyInput partial{p.partial.data, p.partial.count, DType::float32};
@@ -127,6 +130,7 @@ __global__ void __launch_bounds__(gridThreads) adamRatios(const __grid_constant_
 }
 
 __global__ void __launch_bounds__(gridThreads) adamPieces(const __grid_constant__ OptimizerParameters p) {
+  arch::beginLaunch();
   const bool moves = p.flag.load(0)[0] != 0.f;
   const int own = p.firstEntry + findEntry(p.entries, p.count, arch::blockX());
   const float step = p.rate.load(0)[0] * AnyInput{p.ratios.data, p.ratios.count, DType::float32}.load(own)[0];
@@ -144,6 +148,7 @@ struct CounterParameters {
   Output to;
 };
 __global__ void __launch_bounds__(gridThreads) adamCounter(const __grid_constant__ CounterParameters p) {
+  arch::beginLaunch();
   if (taskIndex() == 0) p.to.store<1>(0, {p.from.load(0)[0] + (p.flag.load(0)[0] != 0.f ? 1.f : 0.f)});
 }
 

@@ -19,6 +19,7 @@ struct PeakParameters {
 };
 
 __global__ void __launch_bounds__(gridThreads) multiplyAddPeak(const __grid_constant__ PeakParameters p) {
+  arch::beginLaunch();
   const float x = p.x.load(0)[0];
   float acc[chains];
   ARCH_UNROLL
@@ -38,6 +39,7 @@ __global__ void __launch_bounds__(gridThreads) multiplyAddPeak(const __grid_cons
 // A step: one product of 16 x 8 x 16 (tf32: 8) per warp and chain.
 template <bool BFLOAT16>
 __global__ void __launch_bounds__(gridThreads) matrixPeak(const __grid_constant__ PeakParameters p) {
+  arch::beginLaunch();
   const uint32_t x = arch::floatBits(p.x.load(0)[0]);
   const uint32_t a[4] = {x, x, x, x};
   float acc[chains][4];
@@ -64,6 +66,7 @@ __global__ void __launch_bounds__(gridThreads) matrixPeak(const __grid_constant_
 template <class Format>
 __global__ void __launch_bounds__(gridThreads, 1) warpgroupPeak(const __grid_constant__ PeakParameters p) {
 #if ARCH_HOPPER
+  arch::beginLaunch();
   using Element = typename Format::Element;
   constexpr int row = Format::rowElements;
   arch::SharedMemory memory;

@@ -86,6 +86,7 @@ __device__ __forceinline__ void overWindows(const PoolParameters& p, const Posit
 
 template <int VECTOR>
 __global__ void __launch_bounds__(gridThreads) maxPool(const __grid_constant__ PoolParameters p) {
+  arch::beginLaunch();
   const int64_t to = taskIndex() * VECTOR;
   if (to >= p.y.count) return;
   Floats<VECTOR> best = filled<VECTOR>(-INFINITY);
@@ -107,6 +108,7 @@ __global__ void __launch_bounds__(gridThreads) maxPool(const __grid_constant__ P
 // smaller and every later one that is not larger; a NaN wins over all but an earlier NaN.
 template <int VECTOR>
 __global__ void __launch_bounds__(gridThreads) maxPoolGradient(const __grid_constant__ PoolParameters p) {
+  arch::beginLaunch();
   const int64_t to = taskIndex() * VECTOR;
   if (to >= p.y.count) return;
   const Window& w = p.window;
@@ -146,6 +148,7 @@ __device__ __forceinline__ float shareOf(const PoolParameters& p, int oy, int ox
 
 template <int VECTOR>
 __global__ void __launch_bounds__(gridThreads) avgPool(const __grid_constant__ PoolParameters p) {
+  arch::beginLaunch();
   const int64_t to = taskIndex() * VECTOR;
   if (to >= p.y.count) return;
   const Position at = positionOf<VECTOR>(taskIndex(), p.window.outHeight, p.window.outWidth, p.channels);
@@ -162,6 +165,7 @@ __global__ void __launch_bounds__(gridThreads) avgPool(const __grid_constant__ P
 
 template <int VECTOR>
 __global__ void __launch_bounds__(gridThreads) avgPoolGradient(const __grid_constant__ PoolParameters p) {
+  arch::beginLaunch();
   const int64_t to = taskIndex() * VECTOR;
   if (to >= p.y.count) return;
   const Position at = positionOf<VECTOR>(taskIndex(), p.window.height, p.window.width, p.channels);

@@ -63,6 +63,7 @@ struct ReduceParameters {
 
 // The last axis is kept: neighbouring lanes are neighbouring outputs.
 __global__ void __launch_bounds__(reduceThreads) reduceColumns(const __grid_constant__ ReduceParameters p) {
+  arch::beginLaunch();
   const int lane = arch::threadIndex() % 32, run = arch::threadIndex() / 32;
   const int64_t output = int64_t{arch::blockX()} * 32 + lane;
   const int64_t begin = int64_t{arch::blockY()} * p.chunk, end = begin + p.chunk < p.count ? begin + p.chunk : p.count;
@@ -88,6 +89,7 @@ __global__ void __launch_bounds__(reduceThreads) reduceColumns(const __grid_cons
 
 // The last axis goes: neighbouring lanes are neighbouring elements of one output.
 __global__ void __launch_bounds__(reduceThreads) reduceRows(const __grid_constant__ ReduceParameters p) {
+  arch::beginLaunch();
   const int lane = arch::threadIndex() % 32;
   const int64_t output = int64_t{arch::blockX()} * reduceRuns + arch::threadIndex() / 32;
   const int64_t begin = int64_t{arch::blockY()} * p.chunk, end = begin + p.chunk < p.count ? begin + p.chunk : p.count;
@@ -117,6 +119,7 @@ struct ReduceMergeParameters {
 };
 
 __global__ void __launch_bounds__(gridThreads) mergeChunks(const __grid_constant__ ReduceMergeParameters p) {
+  arch::beginLaunch();
   const int64_t output = taskIndex();
   if (output >= p.outputs) return;
   Partial total(p.function);

@@ -44,12 +44,10 @@ class Separable final : public Kernel {
   Separable(const CallDescription& call, const DeviceProperties& device)
       : problem_(checkSeparable(call)),
         config_(chooseSeparable(problem_, device, tileOf(call))),
-        tiles_(tilesOf(problem_, device)),
         statistics_(call.attributes.flag("statistics")) {
     if (problem_.pointwise.columns > 64 * 65535) refuse(call, "more than 4194240 output channels");
   }
 
-  const MatrixConfig& config() const { return config_; }
   size_t workspaceBytes() const override {
     const MatrixProblem& m = problem_.pointwise;
     if (!statistics_) return 0;
@@ -57,7 +55,7 @@ class Separable final : public Kernel {
     return static_cast<size_t>((m.rows + tileRows() - 1) / tileRows() * 2 * m.columns) * sizeof(float);
   }
   std::string describe() const override { return cuda::describe(config_) + taps(problem_.depthwise.window, config_); }
-  std::vector<std::string> tiles() const override { return tiles_; }
+  std::vector<std::string> tiles() const override { return tilesOf(problem_); }
 
   void launch(DeviceInterface& device, const Arguments& arguments) const override {
     const bool plain = plain3x3(problem_.depthwise.window, config_);
@@ -107,7 +105,6 @@ class Separable final : public Kernel {
 
   const SeparableProblem problem_;
   const MatrixConfig config_;
-  const std::vector<std::string> tiles_;
   const bool statistics_;
 };
 
@@ -178,59 +175,10 @@ class PointwiseGradient final : public Kernel {
   const MatrixConfig config_;
 };
 
-// The same in two launches, the depthwise result in the workspace.
-class SeparableInTwo final : public Kernel {
- public:
-  SeparableInTwo(const CallDescription& call, const DeviceProperties& device, const MatrixConfig& config)
-      : tiles_(tilesOf(checkSeparable(call), device)) {
-    const auto input = [&](size_t index) {
-      return call.has(index) ? std::optional<TensorType>(call.input(index)) : std::nullopt;
-    };
-    CallDescription depthwise = call, pointwise = call;
-    TensorType between = call.outputs[0];
-    between.shape.back() = call.input(0).dim(-1);
-    // Behind it the scratch of the product.
-    bytes_ = (between.bytes() + 255) / 256 * 256;
-    depthwise.kernel = "depthwiseConv2d";
-    depthwise.inputs = {input(0), input(1), input(3), input(4), std::nullopt, input(5)};
-    depthwise.outputs = {between};
-    depthwise.attributes.set("activation", call.attributes.text("intermediateActivation", "none"));
-    depthwise.attributes.set("tile", std::string());
-    pointwise.kernel = "pointwiseConv2d";
-    pointwise.inputs = {between, input(2), input(6), input(7), input(8)};
-    pointwise.attributes.set("inputActivation", std::string("none"));
-    pointwise.attributes.set("tile", nameOf(config.tile));
-    depthwise_ = kernels().at("depthwiseConv2d")(depthwise, device);
-    pointwise_ = kernels().at("pointwiseConv2d")(pointwise, device);
-  }
-  size_t workspaceBytes() const override { return bytes_ + pointwise_->workspaceBytes(); }
-  std::string describe() const override { return pointwise_->describe() + ", behind " + depthwise_->describe(); }
-  std::vector<std::string> tiles() const override { return tiles_; }
-
-  void launch(DeviceInterface& device, const Arguments& arguments) const override {
-    const void* const* in = arguments.inputs;
-    const void* first[] = {in[0], in[1], in[3], in[4], nullptr, in[5], nullptr};
-    depthwise_->launch(device, {first, &arguments.workspace, nullptr});
-    const void* second[] = {arguments.workspace, in[2], in[6], in[7], in[8]};
-    pointwise_->launch(device, {second, arguments.outputs, static_cast<char*>(arguments.workspace) + bytes_});
-  }
-
- private:
-  const std::vector<std::string> tiles_;
-  size_t bytes_;
-  std::unique_ptr<Kernel> depthwise_, pointwise_;
-};
-
-std::unique_ptr<Kernel> makeSeparable(const CallDescription& call, const DeviceProperties& device) {
-  auto fused = std::make_unique<Separable>(call, device);
-  if (!byWarpgroups(fused->config().tile)) return fused;
-  return std::make_unique<SeparableInTwo>(call, device, fused->config());
-}
-
 }  // namespace
 
 void registerSeparableKernels(Registry& registry) {
-  registry["separableConv2d"] = makeSeparable;
+  registry["separableConv2d"] = choose<Separable>;
   registry["separableConv2dPointwiseGradient"] = choose<PointwiseGradient>;
 }
 

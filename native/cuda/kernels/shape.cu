@@ -13,6 +13,7 @@ struct PackParameters {
 };
 
 __global__ void __launch_bounds__(gridThreads) packPanels(const __grid_constant__ PackParameters p) {
+  arch::beginLaunch();
   const int64_t i = taskIndex();
   if (i >= p.packed.count) return;
   const int j = static_cast<int>(i % p.panel);
@@ -56,6 +57,7 @@ struct CopyParameters {
 };
 
 __global__ void __launch_bounds__(gridThreads) copyBytes(const __grid_constant__ CopyParameters p) {
+  arch::beginLaunch();
   const int64_t i = taskIndex(), wide = p.xBytes.count / 16;
   if (i < wide) {
     p.y.store<4>(i * 4, p.x.load<4>(i * 4));

@@ -13,6 +13,7 @@ struct SplitParameters {
 
 template <int VECTOR>
 __global__ void __launch_bounds__(gridThreads) sumSplits(const __grid_constant__ SplitParameters p) {
+  arch::beginLaunch();
   const int64_t i = taskIndex() * VECTOR;
   if (i >= p.y.count) return;
   Floats<VECTOR> sum = p.partial.load<VECTOR>(i);

@@ -20,6 +20,7 @@ struct PartialParameters {
 };
 
 __global__ void __launch_bounds__(statisticsThreads) partialMoments(const __grid_constant__ PartialParameters p) {
+  arch::beginLaunch();
   const int lane = arch::threadIndex() % 32, run = arch::threadIndex() / 32;
   const int channel = arch::blockY() * 32 + lane;
   const int64_t first = int64_t{arch::blockX()} * p.chunkRows;
@@ -57,6 +58,7 @@ struct MergeParameters {
 };
 
 __global__ void __launch_bounds__(statisticsThreads) mergeMoments(const __grid_constant__ MergeParameters p) {
+  arch::beginLaunch();
   const int lane = arch::threadIndex() % 32;
   const int channel = arch::blockX() * runsPerBlock + arch::threadIndex() / 32;
   Moments m{0.f, 0.f, 0.f};

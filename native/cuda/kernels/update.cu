@@ -21,6 +21,7 @@ struct ScanParameters {
 
 // The sum of squares (norm), or the number of elements that are not finite.
 __global__ void __launch_bounds__(gridThreads) scanPieces(const __grid_constant__ ScanParameters p) {
+  arch::beginLaunch();
   const ReadEntry& entry = p.entries[findEntry(p.entries, p.count, arch::blockX())];
   const int64_t begin = int64_t{arch::blockX() - entry.first} * pieceElements;
   Accumulator sum{0.f, 0.f};
@@ -45,6 +46,7 @@ struct FinishParameters {
 };
 
 __global__ void __launch_bounds__(gridThreads) finishScan(const __grid_constant__ FinishParameters p) {
+  arch::beginLaunch();
   Accumulator sum{0.f, 0.f};
   ARCH_NO_UNROLL
   for (int64_t i = arch::threadIndex(); i < p.partial.count / 2; i += gridThreads)
@@ -108,6 +110,7 @@ struct SgdParameters {
 static_assert(sizeof(SgdParameters) <= 4096, "parameters travel in constant memory");
 
 __global__ void __launch_bounds__(gridThreads) sgdPieces(const __grid_constant__ SgdParameters p) {
+  arch::beginLaunch();
   const SgdEntry& entry = p.entries[findEntry(p.entries, p.count, arch::blockX())];
   const int64_t n = entry.parameter.count, begin = int64_t{arch::blockX() - entry.first} * pieceElements;
   const AnyInput parameters{entry.fromParameter, n, DType::float32}, velocities{entry.fromVelocity, n, DType::float32};
@@ -184,6 +187,7 @@ struct AverageParameters {
 static_assert(sizeof(AverageParameters) <= 4096, "parameters travel in constant memory");
 
 __global__ void __launch_bounds__(gridThreads) averagePieces(const __grid_constant__ AverageParameters p) {
+  arch::beginLaunch();
   const AverageEntry& entry = p.entries[findEntry(p.entries, p.count, arch::blockX())];
   const int64_t n = entry.average.count, begin = int64_t{arch::blockX() - entry.first} * pieceElements;
   const AnyInput averages{entry.from, n, DType::float32};
