@@ -87,6 +87,7 @@ export function addModelOptions(command: Command, { classes = true } = {}): Comm
     .option('--middle-repeats <n>', "repeats of Xception's middle-flow module", wholeNumber(0))
     .option('--blocks <list>', 'repeats per stage of the other models, such as 1,1,1', counts)
     .option('--variant <name>', 'of Inception V3 and ResNet: keras or torchvision', oneOf('keras', 'torchvision'))
+    .option('--padding <rule>', 'of Inception V3: valid as published, same for small pictures', oneOf('valid', 'same'))
     .option('--aux', 'the auxiliary tower of Inception V3')
     .option(
       '--dropout <share>',
@@ -108,7 +109,7 @@ export function addModelOptions(command: Command, { classes = true } = {}): Comm
 export function modelOptions(values: Readonly<Record<string, unknown>>): Record<string, unknown> {
   const names = [
     ...['classes', 'inputChannels', 'width', 'middleRepeats', 'dropout', 'pooling', 'intermediateActivation', 'intermediateBatchNorm'],
-    ...['segments', 'order', 'fullyConnected', 'exitBias', 'poolPadding', 'blocks', 'variant', 'aux'],
+    ...['segments', 'order', 'fullyConnected', 'exitBias', 'poolPadding', 'blocks', 'variant', 'padding', 'aux'],
   ]
   const given = Object.fromEntries(names.flatMap((name) => (values[name] === undefined ? [] : [[name, values[name]]])))
   return {
