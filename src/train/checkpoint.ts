@@ -49,10 +49,13 @@ export async function saveCheckpoint(folder: string, model: Model, companions: r
     all.map((variable) => [variable.name, { dtype: 'F32' as const, shape: variable.type.shape, data: () => readState(variable) }]),
   )
   await writeSafetensors(join(folder, LAST), tensors, { metadata })
-  await writeAtomic(join(folder, 'state.json'), `${JSON.stringify(state, null, 2)}\n`)
+  await writeSummary(folder, state)
 }
 
-/** Puts model and companions back to where `last.safetensors` left them. @throws ERR_WEIGHTS when it lacks something. */
+const writeSummary = (folder: string, state: TrainingState): Promise<void> =>
+  writeAtomic(join(folder, 'state.json'), `${JSON.stringify(state, null, 2)}\n`)
+
+/** Puts model and companions back to where `last.safetensors` left them, and `state.json` where a kill came between the two files. @throws ERR_WEIGHTS when it lacks something. */
 export async function loadCheckpoint(folder: string, model: Model, companions: readonly Variable[]): Promise<TrainingState> {
   const path = join(folder, LAST)
   await using file = await SafetensorsFile.open(path)
@@ -67,7 +70,9 @@ export async function loadCheckpoint(folder: string, model: Model, companions: r
     await file.readInto(variable.name, data)
     writeState(variable, data, model.executor)
   }
-  return parseState(path, file)
+  const state = parseState(path, file)
+  await writeSummary(folder, state)
+  return state
 }
 
 /** Where the run in `folder` stands, without its tensors. */

@@ -169,11 +169,12 @@ function check(settings: Settings, model: Model, data: Dataset, ranks: number): 
     for (const [name, wrong] of Object.entries(clash))
       if (wrong) throw new SepconvError('ERR_ARGUMENT', `fit: asynchronous training has no ${name}`, { subject: 'asynchronous' })
   }
-  if (ranks > 1 && model.executor.target.name === 'reference')
-    throw new SepconvError('ERR_DEVICE', 'fit: the reference device trains alone', {
+  if (ranks > 1 && model.executor.target.name !== 'cpu')
+    throw new SepconvError('ERR_DEVICE', `fit: the ${model.device} device trains alone; only 'cpu' reduces gradients over ranks`, {
       subject: 'device',
-      given: 'reference',
-      hint: "Use device 'cpu'",
+      expected: 'cpu',
+      given: model.device,
+      hint: "Use device 'cpu', or one process",
     })
   if (data.multiLabel && settings.loss === 'softmax')
     throw new SepconvError('ERR_ARGUMENT', 'fit: the softmax loss takes one label per picture, and this data has several', {

@@ -50,7 +50,7 @@ describe('wrong calls end with status 2 and say what is meant', () => {
     [['bench', 'model', '--threads', '1,1025'], /--threads[\s\S]*whole number between 1 and 1024/],
     [['predict', 'cat.jpg', '--threads', '5000'], /--threads[\s\S]*whole number between 1 and 1024/],
     [['bench', 'kernels', '--precision', 'float16'], /Allowed choices are float32, tf32, bfloat16/],
-    [['bench', 'model', '--precision', 'float16'], /Allowed choices are float32, bfloat16/],
+    [['bench', 'model', '--precision', 'float16'], /Allowed choices are float32, tf32, bfloat16/],
     [['train', 'photos', '--rate', '-1'], /--rate[\s\S]*above 0/],
     [['predict'], /missing required argument 'image'/],
   ])('%j', async (args, message) => {

@@ -71,6 +71,9 @@ export class Cases {
   }
 }
 
+/** Ops that random calls in one process cannot cover: passes replace the first two, the others need ranks (test/distributed). */
+export const NEVER_ALONE: ReadonlySet<string> = new Set(['batchNorm', 'reshape', 'allReduce', 'allReduceStart', 'allReduceWait'])
+
 /** Ops that passes make for the CUDA executor alone. */
 export const CUDA_ONLY: ReadonlySet<string> = new Set(['separableConv2dPointwiseGradient'])
 
