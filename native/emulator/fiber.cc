@@ -8,6 +8,7 @@
 #include <vector>
 
 #if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
 #define SEPCONV_FIBER_SANITIZED 1
 #endif
@@ -86,6 +87,10 @@ void Fiber::prepare(char* stack, size_t bytes, void (*entry)()) {
   stack_ = stack;
   bytes_ = bytes;
   sanitizerStack_ = nullptr;
+#if defined(SEPCONV_FIBER_SANITIZED)
+  // A launch that ended in an error left its threads' frames, and their red zones, where they stood.
+  __asan_unpoison_memory_region(stack, bytes);
+#endif
 #if defined(SEPCONV_FIBER_UCONTEXT)
   getcontext(&context_);
   context_.uc_stack.ss_sp = stack;

@@ -52,9 +52,9 @@ process.env.SEPCONV_NATIVE = stdout.trim()
 /** The addon, which in this process stands for sepconv's own. */
 export const emulator = (): Emulator => requireNative() as Emulator
 
-/** Names of the adversary modes; SEPCONV_EMULATOR_MODES picks some where time is short. */
-export const modeNames = (): string[] => {
-  const wanted = process.env.SEPCONV_EMULATOR_MODES?.split(',')
+/** Names of the adversary modes; SEPCONV_EMULATOR_MODES picks some where time is short, but for what asks for all. */
+export const modeNames = ({ all = false } = {}): string[] => {
+  const wanted = all ? undefined : process.env.SEPCONV_EMULATOR_MODES?.split(',')
   const names = emulator()
     .executors()
     .map(({ name }) => name)
@@ -62,7 +62,7 @@ export const modeNames = (): string[] => {
 }
 
 /** The same modes on an emulated device of compute capability 9.0. */
-export const hopperNames = (): string[] => modeNames().map((name) => name.replace('emulator:', 'hopper:'))
+export const hopperNames = (options?: { all?: boolean }): string[] => modeNames(options).map((name) => name.replace('emulator:', 'hopper:'))
 
 /** Multiprocessors of the emulated device (native/emulator/driver_emulated.cc): few, so that small shapes reach the large tiles. */
 export const MULTIPROCESSORS = 2
