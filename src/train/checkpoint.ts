@@ -12,6 +12,7 @@
 import { mkdir, readdir, readFile, rm } from 'node:fs/promises'
 import { existsSync } from 'node:fs'
 import { join } from 'node:path'
+import { differences } from '../differences.js'
 import { SepconvError } from '../errors.js'
 import { fileError, writeAtomic } from '../files.js'
 import { elements, sameShape } from '../graph/types.js'
@@ -55,7 +56,10 @@ export async function saveCheckpoint(folder: string, model: Model, companions: r
 const writeSummary = (folder: string, state: TrainingState): Promise<void> =>
   writeAtomic(join(folder, 'state.json'), `${JSON.stringify(state, null, 2)}\n`)
 
-/** Puts model and companions back to where `last.safetensors` left them, and `state.json` where a kill came between the two files. @throws ERR_WEIGHTS when it lacks something. */
+/**
+ * Puts model and companions back to where `last.safetensors` left them, and `state.json` where a kill came between the two files.
+ * @throws ERR_WEIGHTS when it lacks something, ERR_FILE.
+ */
 export async function loadCheckpoint(folder: string, model: Model, companions: readonly Variable[]): Promise<TrainingState> {
   const path = join(folder, LAST)
   await using file = await SafetensorsFile.open(path)
@@ -114,11 +118,12 @@ export async function readConfig(folder: string): Promise<RunConfig> {
  */
 export async function openRun(folder: string, config: RunConfig, resume: boolean): Promise<void> {
   if (resume) {
-    const differences = compareConfigs(await readConfig(folder), JSON.parse(JSON.stringify(config)) as RunConfig)
-    if (differences.length > 0)
-      throw new SepconvError('ERR_ARGUMENT', `${folder} cannot be resumed with other settings: ${differences.join('; ')}`, {
+    const found = differences(await readConfig(folder), JSON.parse(JSON.stringify(config)) as RunConfig)
+    const texts = found.map(({ path, was, is }) => `${path} was ${JSON.stringify(was)}, is ${JSON.stringify(is)}`)
+    if (texts.length > 0)
+      throw new SepconvError('ERR_ARGUMENT', `${folder} cannot be resumed with other settings: ${texts.join('; ')}`, {
         subject: 'resume',
-        given: differences,
+        given: texts,
         hint: 'Start a new run in another folder to change them',
       })
     return
@@ -136,14 +141,4 @@ export async function openRun(folder: string, config: RunConfig, resume: boolean
     throw fileError(error, folder, 'write')
   }
   await writeAtomic(join(folder, CONFIG), `${JSON.stringify(config, null, 2)}\n`)
-}
-
-function compareConfigs(was: unknown, is: unknown, path = ''): string[] {
-  if (typeof was === 'object' && was !== null && typeof is === 'object' && is !== null && !Array.isArray(was)) {
-    const keys = new Set([...Object.keys(was), ...Object.keys(is)])
-    return [...keys].flatMap((key) =>
-      compareConfigs((was as Record<string, unknown>)[key], (is as Record<string, unknown>)[key], path ? `${path}.${key}` : key),
-    )
-  }
-  return JSON.stringify(was) === JSON.stringify(is) ? [] : [`${path} was ${JSON.stringify(was)}, is ${JSON.stringify(is)}`]
 }

@@ -2,7 +2,7 @@ import { describe, expect, it } from 'vitest'
 import { ImageLoader } from '../../src/data/loader.js'
 import type { Sample } from '../../src/data/folder.js'
 import { mixImages, type Mixing } from '../../src/data/mix.js'
-import { differencesOf } from '../../src/distributed/agreement.js'
+import { differences } from '../../src/differences.js'
 import { launched } from '../../src/distributed/launched.js'
 import { mpiShim } from '../../src/distributed/shim.js'
 import { straggler } from '../../src/train/team.js'
@@ -31,13 +31,15 @@ describe('launched', () => {
   ])('alone: %s', (_, environment) => expect(launched(environment)).toBeUndefined())
 })
 
-describe('agreement', () => {
+describe('differences', () => {
   it('names every difference by its path', () => {
-    expect(differencesOf({ a: 1, b: { c: [1, 2], d: 'x' } }, { a: 1, b: { c: [1, 3], d: 'x' }, e: true })).toEqual([
-      'b.c is [1,2], of rank 0 it is [1,3]',
-      'e is undefined, of rank 0 it is true',
+    expect(differences({ a: 1, b: { c: [1, 3], d: 'x' }, e: true }, { a: 1, b: { c: [1, 2], d: 'x' } })).toEqual([
+      { path: 'b.c', was: [1, 3], is: [1, 2] },
+      { path: 'e', was: true, is: undefined },
     ])
-    expect(differencesOf({ a: null }, { a: null })).toEqual([])
+    // One side nested, the other not: the whole of both.
+    expect(differences({ a: { b: 1 } }, { a: 2 })).toEqual([{ path: 'a', was: { b: 1 }, is: 2 }])
+    expect(differences({ a: null }, { a: null })).toEqual([])
   })
 })
 
