@@ -1,6 +1,6 @@
 // The addon's exports: version, executors(), openExecutor(name, {threads, isa}), openCommunicator(shim),
-// mapFile(path), and for benchmarks cudaLibraries(), peakGflops(isa, threads, bfloat16) and copyGbps(bytes, threads).
-// No device is touched before executors() or openExecutor() is called.
+// mapFile(path), describeKernel(…) of describe.cc, and for benchmarks cudaLibraries(), peakGflops(isa, threads,
+// bfloat16) and copyGbps(bytes, threads). No device is touched before executors() or openExecutor() is called.
 #include <napi.h>
 
 #include "../cpu/probe.h"
@@ -87,6 +87,7 @@ Napi::Object initialise(Napi::Env env, Napi::Object exports) {
   exports.Set("cudaLibraries", Napi::Function::New(env, cudaLibrariesOf, "cudaLibraries"));
   exports.Set("openExecutor", Napi::Function::New(env, openExecutor, "openExecutor"));
   exports.Set("openCommunicator", Napi::Function::New(env, CommunicatorWrapper::open, "openCommunicator"));
+  exports.Set("describeKernel", Napi::Function::New(env, describeKernel, "describeKernel"));
   exports.Set("mapFile", Napi::Function::New(env, mapFile, "mapFile"));
   exports.Set("peakGflops", Napi::Function::New(env, peakGflops, "peakGflops"));
   exports.Set("copyGbps", Napi::Function::New(env, copyGbps, "copyGbps"));

@@ -123,6 +123,7 @@ class CommunicatorWrapper : public Napi::ObjectWrap<CommunicatorWrapper> {
   bool stopped_ = false;
 };
 
-Napi::Value mapFile(const Napi::CallbackInfo& info);  // map.cc
+Napi::Value mapFile(const Napi::CallbackInfo& info);         // map.cc
+Napi::Value describeKernel(const Napi::CallbackInfo& info);  // describe.cc
 
 }  // namespace sepconv::addon

@@ -17,4 +17,8 @@ std::unique_ptr<Executor> openCuda(int) { throw Error("ERR_DEVICE", cudaExecutor
 
 std::vector<LibraryVersion> cudaLibraries() { return {}; }
 
+KernelChoice describeCudaKernel(const CallDescription&, int, int) {
+  throw Error("ERR_DEVICE", cudaExecutors()[0].reason);
+}
+
 }  // namespace sepconv

@@ -7,7 +7,6 @@
 #include "../addon/errors.h"
 #include "../addon/wrappers.h"
 #include "../cuda/discovery.h"
-#include "../cuda/kernel.h"
 #include "account.h"
 #include "emulator.h"
 
@@ -27,20 +26,6 @@ Napi::Value openExecutor(const Napi::CallbackInfo& info) {
   return guarded(info.Env(), [&] {
     if (!info[0].IsString()) throw Error("ERR_ARGUMENT", "openExecutor takes a name");
     return ExecutorWrapper::create(info.Env(), emulator::open(info[0].As<Napi::String>().Utf8Value()));
-  });
-}
-
-// describeKernel(kernel, inputTypes, outputTypes, attributes, multiprocessors, major): what is chosen on a GPU of that
-// size and compute capability.
-Napi::Value describeKernel(const Napi::CallbackInfo& info) {
-  return guarded(info.Env(), [&] {
-    const CallDescription call = toCall(info[0], info[1], info[2], info[3]);
-    cuda::DeviceProperties device;
-    device.multiprocessors = static_cast<int>(toSize(info[4], "multiprocessors"));
-    device.major = info[5].IsUndefined() ? 8 : static_cast<int>(toSize(info[5], "major"));
-    const auto found = cuda::kernels().find(call.kernel);
-    if (found == cuda::kernels().end()) throw Error("ERR_DEVICE", "there is no kernel '" + call.kernel + "'");
-    return Napi::String::New(info.Env(), found->second(call, device)->describe());
   });
 }
 

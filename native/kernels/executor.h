@@ -170,4 +170,12 @@ struct LibraryVersion {
 };
 std::vector<LibraryVersion> cudaLibraries();
 
+// What a GPU of that compute capability and size would be given for a call, and what else would serve it; no device is
+// asked. Throws ERR_DEVICE in a build without CUDA kernels, and what loading a program with the call would.
+struct KernelChoice {
+  std::string description;         // variant, tile and splits; empty where there is no choice
+  std::vector<std::string> tiles;  // values of the attribute `tile`
+};
+KernelChoice describeCudaKernel(const CallDescription& call, int multiprocessors, int major);
+
 }  // namespace sepconv

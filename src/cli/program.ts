@@ -21,6 +21,7 @@ import { prepareCommand } from './commands/prepare.js'
 import { reportCommand } from './commands/report.js'
 import { summaryCommand } from './commands/summary.js'
 import { trainCommand } from './commands/train.js'
+import { tuneCommand } from './commands/tune.js'
 import { verifyCommand } from './commands/verify.js'
 import { bold, red, say } from './ui.js'
 
@@ -46,7 +47,7 @@ export function createProgram(): Command {
   for (const command of [
     ...[predictCommand(), trainCommand(), evaluateCommand(), prepareCommand(), reportCommand(), summaryCommand()],
     ...[embedCommand(), convertCommand(), experimentCommand()],
-    ...[devicesCommand(), verifyCommand(), benchCommand(), buildCommand()],
+    ...[devicesCommand(), verifyCommand(), benchCommand(), tuneCommand(), buildCommand()],
   ])
     program.addCommand(command)
   for (const command of everyCommand(program))

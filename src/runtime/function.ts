@@ -10,6 +10,7 @@ import type { Graph, Value } from '../graph/graph.js'
 import { opDefinition } from '../graph/op.js'
 import { checkPrecision } from '../graph/passes/storage.js'
 import type { Precision } from '../graph/precision.js'
+import type { Target } from '../graph/target.js'
 import { emit, type Lifted, registerEager, trace, type TraceContext } from '../graph/trace.js'
 import { independentSamples, samplesAtOnce } from '../graph/samples.js'
 import { formatType, sameShape, type TensorType } from '../graph/types.js'
@@ -166,6 +167,8 @@ export interface TrainStep<B, R> {
   readonly parameters: readonly Variable[]
   /** The executable behind a batch of this form: for profiles and verification. */
   executable(batch: B): Executable
+  /** What the step compiles to for a target, present or not; nothing is loaded: for counting and tuning. */
+  plan(batch: B, target: Target): Compiled
   /** Drops every compiled program; parameters and slots stay. */
   dispose(): void
 }
@@ -289,6 +292,15 @@ class Specializer {
     return chosen && new Executable(this.executor, chosen, batch / samples)
   }
 
+  /** What these arguments compile to for a target; nothing is loaded. */
+  plan(args: readonly unknown[], target: Target): Compiled {
+    return compileGraph(
+      this.#trace(args, () => {}),
+      target,
+      this.options,
+    )
+  }
+
   structure(executable: Executable, outputs: readonly Tensor[]): unknown {
     return unflatten(this.#forms.get(executable), isValue, outputs.values())
   }
@@ -398,6 +410,7 @@ function trainStep(fn: (batch: never) => Structure, options: CompileOptions & Pa
       return specializer.structure(executable, await executable.run(leaves, step)) as { loss: Tensor; finite: Tensor }
     },
     executable: (batch) => specializer.specialize([inputs(batch, { sample: 0, part: 0 })]),
+    plan: (batch, target) => specializer.plan([inputs(batch, { sample: 0, part: 0 })], target),
     dispose() {
       specializer.cache.clear()
       scalars.dispose()

@@ -87,11 +87,28 @@ export interface NativeExecutorInfo {
   readonly [property: string]: unknown
 }
 
+/** The CUDA executor's choice for one call. */
+export interface KernelChoice {
+  /** Variant, tile and splits, such as `'bfloat16 192x184 wgmma'`; empty where there is no choice. */
+  readonly description: string
+  /** Values of the attribute `tile` that would serve the call. */
+  readonly tiles: string[]
+}
+
 export interface NativeAddon {
   readonly version: string
   executors(): NativeExecutorInfo[]
   /** NVIDIA's libraries that benchmarks can measure: version, or the reason why it was not found. Empty in a build without CUDA. */
   cudaLibraries(): { readonly name: string; readonly version?: string; readonly reason?: string }[]
+  /** What is chosen for a call on a GPU of that many multiprocessors and compute capability (default 8), which need not be there. */
+  describeKernel(
+    kernel: string,
+    inputs: readonly unknown[],
+    outputs: readonly unknown[],
+    attributes: object,
+    multiprocessors: number,
+    major?: number,
+  ): KernelChoice
   openExecutor(name: string, options?: { threads?: number; isa?: string }): NativeExecutor
   /** Starts MPI through the shim at this path, once per process. */
   openCommunicator(shim: string): NativeCommunicator

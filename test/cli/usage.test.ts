@@ -18,7 +18,8 @@ describe('help', () => {
   test('--help is data: stdout, status 0', async () => {
     const { status, stdout, stderr } = await sepconv('--help')
     expect([status, stderr]).toEqual([0, ''])
-    for (const name of ['predict', 'train', 'evaluate', 'summary', 'devices', 'verify', 'bench', 'build']) expect(stdout).toContain(name)
+    for (const name of ['predict', 'train', 'evaluate', 'summary', 'devices', 'verify', 'bench', 'tune', 'build'])
+      expect(stdout).toContain(name)
   })
 
   test.each(commands.map((command) => path(command)))('%s %s shows an example', async (...args) => {
@@ -82,6 +83,7 @@ describe('failures end with status 1, the code and a hint', () => {
     [['predict', 'cat.jpg', '--weights', 'missing.safetensors'], /missing\.safetensors.*\[ERR_FILE\]/],
     [['train', '--resume', 'no-such-run'], /no-such-run holds no training run/],
     [['train', 'no-such-folder'], /no-such-folder.*\[ERR_FILE\]/],
+    [['tune', '--device', 'cuda:31'], /device 'cuda:31'.*\[ERR_DEVICE\]/],
     [['verify', '--device', 'tpu'], /there is no device 'tpu'.*\[ERR_DEVICE\]/],
   ])('%j', async (args, message) => {
     const { status, stdout, stderr } = await sepconv(...args)

@@ -2,8 +2,6 @@
 
 import { spawnSync } from 'node:child_process'
 import { join } from 'node:path'
-import type { Attributes } from '../../src/graph/graph.js'
-import type { TensorType } from '../../src/graph/types.js'
 import { type NativeAddon, type NativeExecutorInfo, packageRoot, requireNative } from '../../src/runtime/native.js'
 
 /** Traffic of all launches of one name. */
@@ -22,15 +20,6 @@ export interface Account {
 }
 
 interface Emulator extends NativeAddon {
-  /** The variant and tiles that the CUDA executor chooses on a GPU with that many multiprocessors, of compute capability 8.x or `major`. */
-  describeKernel(
-    kernel: string,
-    inputs: readonly (TensorType | null)[],
-    outputs: readonly TensorType[],
-    attributes: Attributes,
-    multiprocessors: number,
-    major?: number,
-  ): string
   /** What the executor 'emulator:counting' has counted since the last call, by name of the launch. */
   takeAccounts(): Record<string, Account>
   /** What the real addon says of a device when asking for a kernel's attributes on it ends with this error. */

@@ -278,7 +278,7 @@ describe('choice of tiles on an H200 (132 multiprocessors)', () => {
   const choice = (kernel: string, inputs: number[][], attributes: Attributes) => {
     const types = inputs.map((shape) => type(shape))
     const y = types[0]!.shape.slice(0, -1)
-    return emulator().describeKernel(kernel, types, [type([...y, inputs.at(-1)!.at(-1)!])], attributes, 132)
+    return emulator().describeKernel(kernel, types, [type([...y, inputs.at(-1)!.at(-1)!])], attributes, 132).description
   }
   const same = { strides: [1, 1], dilations: [1, 1], padding: [1, 1, 1, 1] }
   it('takes the large tile only where it fills the device', () => {
@@ -348,7 +348,7 @@ describe('choice of tiles on an H200 (132 multiprocessors)', () => {
   })
   it('keeps depthwise tiles within 48 KiB of shared memory', () => {
     const depthwise = (x: number[], filter: number[], attributes: Attributes, y: number[]) =>
-      emulator().describeKernel('depthwiseConv2d', [type(x), type(filter)], [type(y)], attributes, 132)
+      emulator().describeKernel('depthwiseConv2d', [type(x), type(filter)], [type(y)], attributes, 132).description
     expect(depthwise([8, 147, 147, 128], [3, 3, 128, 1], same, [8, 147, 147, 128])).toBe('tiled3x3 8x16, 4 channels per access')
     expect(depthwise([8, 19, 19, 728], [3, 3, 728, 1], { ...same, strides: [2, 2] }, [8, 10, 10, 728])).toBe(
       'tiled3x3Stride2 8x8, 4 channels per access',

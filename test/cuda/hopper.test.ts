@@ -22,13 +22,14 @@ testSuite(
 
 testWarpgroups({
   modes: new Map(hopperNames().map((name) => [name, emulator().openExecutor(name)])),
-  describe: (kernel, inputs, outputs, attributes) => emulator().describeKernel(kernel, inputs, outputs, attributes, MULTIPROCESSORS, 9),
+  describe: (kernel, inputs, outputs, attributes) =>
+    emulator().describeKernel(kernel, inputs, outputs, attributes, MULTIPROCESSORS, 9).description,
 })
 
 describe('the choice of tiles on a GPU of compute capability 9.0 with 132 multiprocessors', () => {
   const type = (dtype: TensorType['dtype'], ...shape: number[]): TensorType => ({ dtype, shape })
   const chosen = (major: number, kernel: string, inputs: TensorType[], output: TensorType, attributes: Attributes = {}) =>
-    emulator().describeKernel(kernel, inputs, [output], attributes, 132, major)
+    emulator().describeKernel(kernel, inputs, [output], attributes, 132, major).description
   const half = (...shape: number[]) => type('bfloat16', ...shape)
 
   it.each([

@@ -26,7 +26,13 @@ const typesOf = (inputs: readonly (Filled | null)[]): (TensorType | null)[] => i
 /** Runs a case in all modes. float32 sums of some hundred terms of size 1 differ from float64 ones by less than 1e-5. */
 function check(kernel: string, [inputs, attributes]: Case): void {
   const expected = runOp(kernel, inputs, attributes)
-  const description = emulator().describeKernel(kernel, typesOf(inputs), inferred(kernel, inputs, attributes), attributes, MULTIPROCESSORS)
+  const description = emulator().describeKernel(
+    kernel,
+    typesOf(inputs),
+    inferred(kernel, inputs, attributes),
+    attributes,
+    MULTIPROCESSORS,
+  ).description
   if (!chosen.has(kernel)) chosen.set(kernel, new Set())
   chosen.get(kernel)!.add(description)
   let first: Uint8Array[] | undefined

@@ -9,5 +9,6 @@ testPrecision({
       .executors()
       .map(({ name }) => [name, emulator().openExecutor(name)]),
   ),
-  describe: (kernel, inputs, outputs, attributes) => emulator().describeKernel(kernel, inputs, outputs, attributes, MULTIPROCESSORS),
+  describe: (kernel, inputs, outputs, attributes) =>
+    emulator().describeKernel(kernel, inputs, outputs, attributes, MULTIPROCESSORS).description,
 })

@@ -9,7 +9,8 @@ import { trace } from '../../src/graph/trace.js'
 import type { TensorType } from '../../src/graph/types.js'
 import { pointwiseConv2d, separableConv2d } from '../../src/ops/index.js'
 import { NativeDeviceExecutor } from '../../src/runtime/executors/native.js'
-import { Tuner } from '../../src/runtime/tuner.js'
+import { KERNELS_VERSION, readShipped, shippedTable } from '../../src/runtime/measuredTiles.js'
+import { signatureOf, type TunedCall, Tuner } from '../../src/runtime/tuner.js'
 import { filled, generator, runOp, uniform } from '../helpers.js'
 import { floats, inferred, runCall } from './calls.js'
 import { emulator } from './emulator.js'
@@ -23,7 +24,7 @@ beforeEach(() => {
 const type = (...shape: number[]): TensorType => ({ shape, dtype: 'float32' })
 const handle = emulator().openExecutor('emulator')
 const same = { strides: [1, 1], dilations: [1, 1], padding: [1, 1, 1, 1] }
-const product = ['pointwiseConv2d', [type(70, 16), type(16, 72)], [type(70, 72)], {}] as const
+const product: TunedCall = ['pointwiseConv2d', [type(70, 16), type(16, 72)], [type(70, 72)], {}]
 
 describe('tuner', () => {
   it('keeps the fastest tile, on disk too, and measures a call once per device and version', () => {
@@ -53,18 +54,62 @@ describe('tuner', () => {
     const [a, b] = [0, 1].map(() => new Tuner(handle, { key: 'side by side', clock })) as [Tuner, Tuner]
     a.tile(...product)
     b.tile('pointwiseConv2d', [type(8, 16), type(16, 72)], [type(8, 72)], {})
-    expect(Object.keys(JSON.parse(readFileSync(a.path, 'utf8')).tiles)).toHaveLength(2)
+    expect(Object.keys(JSON.parse(readFileSync(a.path, 'utf8')).calls)).toHaveLength(2)
   })
-  it.each(['', '{"format":', '{"format":"sepconv-tiles","key":"damaged","tiles":{"a":1}}', '[]', 'null'])(
-    'takes a damaged file for none: %s',
-    (text) => {
-      const clock = (_: unknown, tile: string) => (tile === '32x64' ? 1 : 2)
-      const { path } = new Tuner(handle, { key: 'damaged', clock })
-      writeFileSync(path, text)
-      const tuner = new Tuner(handle, { key: 'damaged', clock })
-      expect([tuner.tile(...product), tuner.measured]).toEqual(['32x64', 1])
-    },
-  )
+  const clock = (_: unknown, tile: string) => (tile === '32x64' ? 1 : 2)
+  it.each([
+    ['', /no cache of tiles and is ignored/],
+    ['{"format":', /no cache of tiles and is ignored/],
+    ['[]', /no cache of tiles and is ignored/],
+    ['null', /no cache of tiles and is ignored/],
+    ['{"format":"sepconv-tiles","key":"damaged","calls":{"a":1,"b":{},"c":{"64x64":"fast"}}}', /3 damaged entries are ignored/],
+    ['{"format":"sepconv-tiles","key":"another device 9.0 v1","calls":{}}', /belongs to 'another device 9\.0 v1', not to 'damaged'/],
+  ])('takes a damaged file, or one of another device, for none and names it: %s', (text, message) => {
+    const { path } = new Tuner(handle, { key: 'damaged', clock })
+    writeFileSync(path, text)
+    const warnings: string[] = []
+    const tuner = new Tuner(handle, { key: 'damaged', clock, onWarning: (warning) => warnings.push(warning) })
+    expect(warnings).toEqual([expect.stringMatching(message)])
+    expect(warnings[0]).toContain(path)
+    expect([tuner.tile(...product), tuner.measured]).toEqual(['32x64', 1])
+    rmSync(path)
+  })
+  it('takes the shipped table where the own cache knows nothing, the cache before the table, and the rule where neither does', () => {
+    const table = join(folder, 'measured.json')
+    const row = (nanoseconds: Record<string, unknown>, device = 'NVIDIA H200 9.0 132') => ({
+      ...{ device, call: signatureOf(product), nanoseconds, driver: '580.65', date: '2026-11-25' },
+    })
+    const options = { key: 'shipped', device: 'NVIDIA H200 9.0 132', table, clock: () => expect.unreachable(), measures: false }
+    const opened = (rows: unknown[], kernels = KERNELS_VERSION) => {
+      writeFileSync(table, JSON.stringify({ format: 'sepconv-measured-tiles', kernels, rows }))
+      const warnings: string[] = []
+      return { tuner: new Tuner(handle, { ...options, onWarning: (warning) => warnings.push(warning) }), warnings }
+    }
+    const times = { '32x64': 3, '64x64': 2, '128x128': 1 }
+    expect(opened([row(times)]).tuner.tile(...product)).toBe('128x128')
+    expect(opened([row(times)]).tuner.known(product)?.from).toBe('table')
+    // Of another device, for kernels of old, or without a tile that has come since: the rule.
+    for (const { tuner, warnings } of [
+      opened([row(times, 'NVIDIA H100 9.0 132')]),
+      opened([row(times)], KERNELS_VERSION + 1),
+      opened([row({ '32x64': 1 })]),
+    ])
+      expect([tuner.tile(...product), warnings]).toEqual([undefined, []])
+    const damaged = opened([row({ '32x64': -1 }), { device: 1 }, row(times)])
+    expect([damaged.tuner.tile(...product), damaged.warnings]).toEqual(['128x128', [`${table}: 2 damaged rows are ignored`]])
+    writeFileSync(table, '{"rows":')
+    const broken: string[] = []
+    new Tuner(handle, { ...options, onWarning: (warning) => broken.push(warning) })
+    expect(broken).toEqual([`${table} is no table of measured tiles and is ignored`])
+    new Tuner(handle, { key: 'shipped', clock }).tile(...product)
+    expect(opened([row(times)]).tuner.known(product)).toMatchObject({ from: 'cache', times: { '32x64': 1 } })
+  })
+  it('ships a table that is whole and holds no rows but measured ones', () => {
+    const warnings: string[] = []
+    expect(readShipped(shippedTable, 'NVIDIA H200 9.0 132', (warning) => warnings.push(warning)).size).toBe(0)
+    expect(warnings).toEqual([])
+    expect(JSON.parse(readFileSync(shippedTable, 'utf8'))).toEqual({ format: 'sepconv-measured-tiles', kernels: KERNELS_VERSION, rows: [] })
+  })
   it('goes without a folder that cannot be written, and measures a tile that is no longer there again', () => {
     const clock = () => 1
     const blocked = new Tuner(handle, { key: 'x', clock, folder: join(folder, 'file', 'below') })
@@ -143,6 +188,11 @@ describe('SEPCONV_TUNE=1', () => {
     process.env.SEPCONV_TUNE = '1'
     try {
       for (const tile of tiles()) expect(tile).toMatch(/^\d+x\d+$/)
+      // What has been measured stays in use, until 0 leaves all to the rule.
+      delete process.env.SEPCONV_TUNE
+      for (const tile of tiles()) expect(tile).toMatch(/^\d+x\d+$/)
+      process.env.SEPCONV_TUNE = '0'
+      expect(tiles()).toEqual([undefined, undefined])
     } finally {
       delete process.env.SEPCONV_TUNE
     }

@@ -5,10 +5,9 @@
 
 import { availableParallelism } from 'node:os'
 import { type ErrorCode, SepconvError } from '../../errors.js'
-import type { Attributes } from '../../graph/graph.js'
 import { separablePays } from '../../graph/separableCost.js'
 import type { SeparableShape, Target } from '../../graph/target.js'
-import type { DType, TensorType } from '../../graph/types.js'
+import type { DType } from '../../graph/types.js'
 import type { Binding, DeviceMemory, Executor, LoadedProgram, RunOptions } from '../executor.js'
 import {
   describeFailures,
@@ -17,11 +16,10 @@ import {
   type NativeExecutorInfo,
   type NativeMemory,
   type NativeProgram,
-  packageVersion,
   requireNative,
 } from '../native.js'
 import type { Program } from '../program.js'
-import { Tuner } from '../tuner.js'
+import { tunedDevice, Tuner, tuningKey } from '../tuner.js'
 
 /** Calls into the addon; its errors become SepconvErrors whose stack is the caller's. */
 function native<T>(call: () => T): T {
@@ -137,11 +135,20 @@ class NativeLoadedProgram implements LoadedProgram {
   }
 }
 
-/** Whatever a measured tile may depend on. */
-const tuningKey = ({ device, name, computeCapability, multiprocessors, driverVersion }: NativeExecutorInfo): string =>
-  [device ?? name, computeCapability, multiprocessors, driverVersion, packageVersion].filter((part) => part !== undefined).join(' ')
-
 const offsets = (bindings: readonly Binding[]): number[] => bindings.map(({ offset }) => offset)
+
+/** What passes may know of a GPU, the same for all of them. @param workspaceBytes default: none, for programs that are planned and not loaded. */
+export const cudaTarget = (workspaceBytes: Target['workspaceBytes'] = () => 0): Target => ({
+  name: 'cuda',
+  dtypes: ['float32', 'bfloat16'],
+  cacheBytes: 0,
+  panel: 0,
+  tensorFloat: true,
+  fusesAverage: true,
+  fusesSeparable: (shape: SeparableShape) => separablePays(shape, false),
+  recomputesSeparable: (shape: SeparableShape) => separablePays(shape, true),
+  workspaceBytes,
+})
 
 /** Any executor of the addon. */
 export class NativeDeviceExecutor implements Executor {
@@ -155,31 +162,22 @@ export class NativeDeviceExecutor implements Executor {
     this.name = name
     this.consumes = name === 'cpu'
     this.handle = native(() => addon.openExecutor(name, options))
-    const { panel = 0, dtypes = ['float32'], cacheBytes = 0 } = this.handle.info()
-    // Off by default: a rule decides without waiting, and with the same bits everywhere.
+    const info = this.handle.info()
+    const { panel = 0, dtypes = ['float32'], cacheBytes = 0 } = info
+    // What was measured is used; nothing is measured unasked, and `0` leaves all to the rule, with the same bits everywhere.
+    const tuning = process.env.SEPCONV_TUNE
     const tuner =
-      name !== 'cpu' && process.env.SEPCONV_TUNE === '1' ? new Tuner(this.handle, { key: tuningKey(this.handle.info()) }) : undefined
-    this.target = {
-      ...(tuner && { tile: (...call: Parameters<Tuner['tile']>) => native(() => tuner.tile(...call)) }),
-      name: name === 'cpu' ? 'cpu' : 'cuda',
-      dtypes: dtypes as DType[],
-      cacheBytes,
-      panel,
-      ...(name === 'cpu'
-        ? { fusesSeparable: () => true }
+      name !== 'cpu' && tuning !== '0'
+        ? new Tuner(this.handle, { key: tuningKey(info), device: tunedDevice(info), measures: tuning === '1' })
+        : undefined
+    const workspaceBytes: Target['workspaceBytes'] = (...call) => native(() => this.handle.workspaceBytes(...call))
+    this.target =
+      name === 'cpu'
+        ? { name: 'cpu', dtypes: dtypes as DType[], cacheBytes, panel, fusesSeparable: () => true, workspaceBytes }
         : {
-            tensorFloat: true,
-            fusesAverage: true,
-            fusesSeparable: (shape: SeparableShape) => separablePays(shape, false),
-            recomputesSeparable: (shape: SeparableShape) => separablePays(shape, true),
-          }),
-      workspaceBytes: (
-        kernel: string,
-        inputs: readonly (TensorType | null)[],
-        outputs: readonly TensorType[],
-        attributes: Attributes,
-      ): number => native(() => this.handle.workspaceBytes(kernel, inputs, outputs, attributes)),
-    }
+            ...cudaTarget(workspaceBytes),
+            ...(tuner && { tile: (...call: Parameters<Tuner['tile']>) => native(() => tuner.tile(...call)) }),
+          }
   }
 
   /** What the addon knows of the device: instruction set, threads, driver. */
