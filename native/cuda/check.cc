@@ -175,6 +175,33 @@ DepthwiseProblem checkDepthwiseInputGradient(const CallDescription& call) {
   return problem;
 }
 
+DepthwiseProblem checkDepthwiseGradients(const CallDescription& call) {
+  const TensorType& x = requireFloating(call, 0, "x", 4);
+  requireInput(call, 1, "gradient", 4, x.dtype);
+  requireInput(call, 2, "filter", 4, x.dtype);
+  const int64_t channels = x.dim(3);
+  DepthwiseProblem problem{};
+  problem.window = windowOf(call, x.shape, 3, 3);
+  const Window& w = problem.window;
+  if (w.strideHeight != 1 || w.strideWidth != 1 || w.dilationHeight != 1 || w.dilationWidth != 1)
+    refuse(call, "strides and dilations must be 1");
+  const int vector = x.dtype == DType::bfloat16 ? 8 : 4;
+  if (channels % vector || channels > 32 * 65535)
+    refuse(call, "channels must be a multiple of " + std::to_string(vector) + ", at most 2097120");
+  problem.dtype = x.dtype;
+  problem.batch = static_cast<int>(x.dim(0));
+  problem.channels = static_cast<int>(channels);
+  problem.multiplier = 1;
+  problem.inputActivation = activation(call.attributes, "inputActivation");
+  requireLike(call, 1, "gradient", outputOf(x.dtype, x.dim(0), w, channels));
+  requireLike(call, 2, "filter", {x.dtype, {3, 3, channels, 1}});
+  requirePrologue(call, 3, channels);
+  requireLike(call, 5, "residual", x);
+  requireOutputLike(call, 0, x);
+  requireOutput(call, 1, {3, 3, channels, 1});
+  return problem;
+}
+
 DepthwiseProblem checkDepthwiseFilterGradient(const CallDescription& call) {
   const TensorType& x = requireFloating(call, 0, "x", 4);
   const TensorType& gradient = requireInput(call, 1, "gradient", 4, x.dtype);

@@ -180,6 +180,27 @@ FilterGradientConfig chooseDepthwiseFilterGradient(const DepthwiseProblem& probl
   return config;
 }
 
+FilterGradientConfig chooseDepthwiseGradients(const DepthwiseProblem& problem, const DeviceProperties& device) {
+  const Window& w = problem.window;
+  FilterGradientConfig config;
+  config.tiled = true;
+  config.vector = 4;
+  config.halfTile = problem.dtype == DType::bfloat16;
+  config.tileHeight = ceilDiv(w.height, ceilDiv(w.height, 8));
+  config.tileWidth = (ceilDiv(w.width, ceilDiv(w.width, 16)) + 3) / 4 * 4;
+  // The gradient's tile with its halo, then the threads' sums: 9 taps of 512 floats.
+  config.sharedBytes = std::max<size_t>(size_t{tileBytes} * (config.tileHeight + 2) * (config.tileWidth + 2),
+                                        size_t{9} * 512 * sizeof(float));
+  const int64_t groups = ceilDiv(problem.channels, config.blockChannels());
+  const int64_t tiles =
+      int64_t{problem.batch} * ceilDiv(w.height, config.tileHeight) * ceilDiv(w.width, config.tileWidth);
+  // Two waves of three blocks.
+  const int64_t wanted = std::max<int64_t>(1, int64_t{6} * device.multiprocessors / groups);
+  config.chunkLength = ceilDiv(tiles, std::min(wanted, tiles));
+  config.chunks = ceilDiv(tiles, config.chunkLength);
+  return config;
+}
+
 std::vector<std::string> tilesOf(const DepthwiseProblem& problem, const DeviceProperties& device) {
   std::vector<std::string> tiles, shapes;
   if (chooseDepthwise(problem, device).variant == DepthwiseVariant::direct) return tiles;

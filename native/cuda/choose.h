@@ -91,6 +91,8 @@ struct MatrixConfig {
 DepthwiseConfig chooseDepthwise(const DepthwiseProblem& problem, const DeviceProperties& device,
                                 const std::string& tile = "");
 FilterGradientConfig chooseDepthwiseFilterGradient(const DepthwiseProblem& problem, const DeviceProperties& device);
+// Of the kernel that makes both gradients: tiles of x.
+FilterGradientConfig chooseDepthwiseGradients(const DepthwiseProblem& problem, const DeviceProperties& device);
 MatrixConfig chooseGemm(const GemmShape& shape, const DeviceProperties& device, const std::string& tile = "");
 MatrixConfig chooseSeparable(const SeparableProblem& problem, const DeviceProperties& device,
                              const std::string& tile = "");

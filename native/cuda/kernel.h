@@ -50,6 +50,7 @@ void registerCastKernel(Registry& registry);
 void registerConv2dKernels(Registry& registry);
 void registerDepthwiseKernels(Registry& registry);
 void registerDepthwiseFilterGradient(Registry& registry);
+void registerDepthwiseGradients(Registry& registry);
 void registerDropoutKernel(Registry& registry);
 void registerElementwiseKernels(Registry& registry);
 void registerLayoutKernels(Registry& registry);

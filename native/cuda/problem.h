@@ -56,6 +56,8 @@ Window poolWindow(const CallDescription& call, const TensorType& x);
 DepthwiseProblem checkDepthwise(const CallDescription& call);
 DepthwiseProblem checkDepthwiseInputGradient(const CallDescription& call);
 DepthwiseProblem checkDepthwiseFilterGradient(const CallDescription& call);
+DepthwiseProblem checkDepthwiseGradients(
+    const CallDescription& call);                           // 3x3, in fours of float32 or eights of bfloat16
 MatrixProblem checkPointwise(const CallDescription& call);  // with statistics: three outputs
 MatrixProblem checkPointwiseInputGradient(const CallDescription& call);
 MatrixProblem checkPointwiseFilterGradient(const CallDescription& call);

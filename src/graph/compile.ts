@@ -3,6 +3,7 @@
 import { decompose } from './passes/decompose.js'
 import { mergeCommon } from './passes/common.js'
 import { fuseAverage } from './passes/fuse-average.js'
+import { fuseDepthwiseGradients } from './passes/fuse-depthwise.js'
 import { fuseEpilogue } from './passes/fuse-epilogue.js'
 import { fusePrologue } from './passes/fuse-prologue.js'
 import { fuseSeparable, fuseStatistics } from './passes/fuse-separable.js'
@@ -42,7 +43,8 @@ export function compileGraph(traced: Graph, target: Target, options: CompileGrap
   }
   graph = assignStorage(fusePrologue(fuseEpilogue(mergeCommon(graph))), precision, target)
   if (options.memoryLimit !== undefined) graph = recompute(graph, options.memoryLimit, target)
-  graph = packFilters(fuseAverage(fuseStatistics(fuseSeparable(graph, target), target), target), target)
+  graph = fuseStatistics(fuseSeparable(fuseDepthwiseGradients(graph, target), target), target)
+  graph = packFilters(fuseAverage(graph, target), target)
   const { main: step, prepare } = hoist(graph)
   const main = bucketReductions(step)
   return { graph: main, main: lower(main, target), ...(prepare && { prepare: lower(prepare, target) }) }

@@ -40,6 +40,8 @@ export interface Target {
    * target has no such kernel, nor one that emits batch statistics out of separableConv2d.
    */
   recomputesSeparable?(shape: SeparableShape): boolean
+  /** Whether one kernel makes both gradients of a depthwise convolution (depthwiseConv2dGradients). */
+  readonly fusesDepthwiseGradients?: boolean
   /** Whether an optimizer's update takes the averages of its parameters in the same call. */
   readonly fusesAverage?: boolean
   /** The tile that was measured to be fastest for a call, where the device tunes; becomes its attribute `tile`. */

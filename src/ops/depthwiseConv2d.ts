@@ -207,6 +207,50 @@ export const depthwiseConv2dFilterGradientDefinition = defineOp({
   },
 })
 
+/**
+ * depthwiseConv2dGradients: both gradients at once, so that x and gradient are read once: x[n, h, w, c], gradient[n, oh, ow, c],
+ * filter[3, 3, c, 1], inputScale?[c], inputShift?[c], residual?[n, h, w, c] -> dz[n, h, w, c], dfilter[3, 3, c, 1] (always float32).
+ * `masked`: dz is multiplied by the derivative of inputActivation, as in depthwiseConv2dInputGradient with x; the residual is what else
+ * the gradient with respect to x consists of, and is added last. Strides and dilations 1.
+ */
+export const depthwiseConv2dGradientsDefinition = defineOp({
+  name: 'depthwiseConv2dGradients',
+  inputs: ['x', 'gradient', 'filter', 'inputScale?', 'inputShift?', 'residual?'],
+  outputs: ['dz', 'dfilter'],
+  infer(inputs, attributes) {
+    const op = 'depthwiseConv2dGradients'
+    const [x, gradient, filter] = [required(op, inputs, 0, 'x'), required(op, inputs, 1, 'gradient'), required(op, inputs, 2, 'filter')]
+    const geometry = geometryOf(attributes)
+    expectType(op, 'gradient', gradient, inferDepthwise(op, x, filter, geometry, inputs[3], inputs[4]), 'like the forward output')
+    expectType(op, 'filter', filter, { shape: [3, 3, x.shape[3]!, 1], dtype: x.dtype }, '3x3 with one filter per channel')
+    if ([...geometry.strides, ...geometry.dilations].some((step) => step !== 1))
+      throw new SepconvError('ERR_SHAPE', `${op}: strides and dilations must be 1`, { subject: op, expected: 1 })
+    if (inputs[5]) expectType(op, 'residual', inputs[5], x, 'like x')
+    return [x, { shape: filter.shape, dtype: 'float32' }]
+  },
+  macs: (inputs) => 2 * elements(inputs[0]!.shape) * 9,
+  reference({ inputs, outputs, attributes }) {
+    const [x, gradient, filter, residual] = [tensorAt(inputs, 0), tensorAt(inputs, 1), tensorAt(inputs, 2), inputs[5]]
+    const [dz, dfilter] = [tensorAt(outputs, 0), tensorAt(outputs, 1)]
+    const c = x.shape[3]!
+    const activation = activationOf(attributes, 'inputActivation')
+    const z = prologue(x, activation, inputs[3], inputs[4]) // [n, h, w, c]
+    const before = prologue(x, 'none', inputs[3], inputs[4])
+    const [toInput, toFilter] = [new Float64Array(dz.data.length), new Float64Array(dfilter.data.length)]
+    forEachTap(x.shape, [3, 3], geometryOf(attributes), (o, i, t) => {
+      for (let channel = 0; channel < c; channel++) {
+        const slope = gradient.data[o * c + channel]!
+        toInput[i * c + channel]! += slope * filter.data[t * c + channel]!
+        toFilter[t * c + channel]! += z[i * c + channel]! * slope
+      }
+    })
+    for (let i = 0; i < toInput.length; i++)
+      dz.data[i] =
+        toInput[i]! * (attributes.masked === true ? activationSlope(activation, before[i]!) : 1) + (residual ? residual.data[i]! : 0)
+    dfilter.data.set(toFilter)
+  },
+})
+
 /** Options of {@link depthwiseConv2d}. */
 export interface DepthwiseConv2dOptions extends WindowOptions, EpilogueOptions {
   /** Applied to `x` first: `'none'` (default), `'relu'` or `'elu'`. */

@@ -20,7 +20,7 @@ export interface Bench {
   describe?(kernel: string, inputs: readonly (TensorType | null)[], outputs: readonly TensorType[], attributes: Attributes): string
 }
 
-const roundBfloat16 = (data: ArrayLike<number>): Float32Array => {
+export const roundBfloat16 = (data: ArrayLike<number>): Float32Array => {
   const type: TensorType = { dtype: 'bfloat16', shape: [data.length] }
   return decode(type, encode({ type, data }))
 }

@@ -75,7 +75,7 @@ export class Cases {
 export const NEVER_ALONE: ReadonlySet<string> = new Set(['batchNorm', 'reshape', 'allReduce', 'allReduceStart', 'allReduceWait'])
 
 /** Ops that passes make for the CUDA executor alone. */
-export const CUDA_ONLY: ReadonlySet<string> = new Set(['separableConv2dPointwiseGradient'])
+export const CUDA_ONLY: ReadonlySet<string> = new Set(['separableConv2dPointwiseGradient', 'depthwiseConv2dGradients'])
 
 /** Inputs that are stored like the activations; the others are float32 per channel. */
 export const STORED: Readonly<Record<string, readonly number[]>> = {
@@ -85,6 +85,7 @@ export const STORED: Readonly<Record<string, readonly number[]>> = {
   depthwiseConv2d: [0, 1, 6],
   depthwiseConv2dInputGradient: [0, 1, 2],
   depthwiseConv2dFilterGradient: [0, 1],
+  depthwiseConv2dGradients: [0, 1, 2, 5],
   pointwiseConv2d: [0, 1, 4],
   pointwiseConv2dInputGradient: [0, 1, 2],
   pointwiseConv2dFilterGradient: [0, 1],
@@ -246,6 +247,27 @@ export const makers = (panel: number): Readonly<Record<string, Maker>> => ({
     return {
       inputs: [c.float(n, h, w, ch), c.float(n, oh, ow, ch * m), c.maybe(() => c.float(ch)), c.maybe(() => c.float(ch))],
       attributes: { ...geometry, inputActivation: c.activation(), kernelSize: [kh, kw] },
+    }
+  },
+  depthwiseConv2dGradients(c) {
+    const [n, h, w, ch] = [c.whole(1, 2), c.whole(2, 21), c.whole(2, 21), 8 * c.whole(1, 9)]
+    const [top, left, bottom, right] = [c.whole(0, 2), c.whole(0, 2), c.whole(0, 2), c.whole(0, 2)]
+    const [oh, ow] = [h + top + bottom - 2, w + left + right - 2]
+    if (oh < 1 || ow < 1) return this.depthwiseConv2dGradients!(c)
+    const inputActivation = c.activation()
+    return {
+      inputs: [
+        c.float(n, h, w, ch),
+        c.float(n, oh, ow, ch),
+        c.float(3, 3, ch, 1),
+        c.maybe(() => c.float(ch)),
+        c.maybe(() => c.float(ch)),
+        c.maybe(() => c.float(n, h, w, ch)),
+      ],
+      attributes: {
+        ...{ strides: [1, 1], dilations: [1, 1], padding: [top, bottom, left, right], inputActivation },
+        masked: c.pick(true, false),
+      },
     }
   },
   pointwiseConv2d(c) {

@@ -145,6 +145,7 @@ export const cudaTarget = (workspaceBytes: Target['workspaceBytes'] = () => 0): 
   panel: 0,
   tensorFloat: true,
   fusesAverage: true,
+  fusesDepthwiseGradients: true,
   fusesSeparable: (shape: SeparableShape) => separablePays(shape, false),
   recomputesSeparable: (shape: SeparableShape) => separablePays(shape, true),
   workspaceBytes,

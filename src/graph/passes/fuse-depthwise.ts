@@ -1,0 +1,108 @@
+/**
+ * Both gradients of a depthwise convolution → one call, where the target has such a kernel: x and the gradient pass through memory once
+ * instead of twice. What else the gradient of x consists of (a shortcut's part) is added on the way out:
+ *   add(depthwiseInputGradient(g, f; x), r), depthwiseFilterGradient(x, g) → depthwiseGradients(x, g, f; r)
+ */
+
+import { definitionOf, Graph, type Node, type Value } from '../graph.js'
+import { opDefinition } from '../op.js'
+import { copyLeaf, eliminateDeadCode, inputNamed, readers, withInputs } from '../rewrite.js'
+import type { Target } from '../target.js'
+
+const NAME = 'depthwiseConv2dGradients'
+
+interface Pair {
+  readonly data: Node
+  readonly filter: Node
+  /** The sum that takes the data gradient, and its other operand. */
+  readonly sum?: Node
+  readonly residual?: Value
+}
+
+export function fuseDepthwiseGradients(graph: Graph, target: Target): Graph {
+  if (!target.fusesDepthwiseGradients) return graph
+  const pairs = findPairs(graph)
+  if (pairs.size === 0) return graph
+  const out = new Graph()
+  const map = new Map<Value, Value>()
+  const mapped = (value: Value | null): Value | null => value && map.get(value)!
+  const done = new Set<Node>()
+  for (const node of graph.nodes) {
+    if (done.has(node)) continue
+    const pair = pairs.get(node)
+    if (pair) {
+      // Where the first of the two stands: whoever reads either comes later.
+      const { data, filter, sum, residual } = pair
+      const x = inputNamed(filter, 'x')
+      const inputs = {
+        ...{ x, gradient: inputNamed(filter, 'gradient'), filter: inputNamed(data, 'filter') },
+        ...{ inputScale: inputNamed(filter, 'inputScale'), inputShift: inputNamed(filter, 'inputShift'), residual: residual ?? null },
+      }
+      const { strides, dilations, padding, inputActivation } = filter.attributes
+      const attributes = {
+        ...{ strides: strides!, dilations: dilations!, padding: padding!, inputActivation: inputActivation! },
+        masked: inputNamed(data, 'x') !== null,
+      }
+      const [dz, dfilter] = out.emit(opDefinition(NAME), withInputs(NAME, [], inputs).map(mapped), attributes, data.scope)
+      map.set(data.outputs[0]!, dz!)
+      map.set(filter.outputs[0]!, dfilter!)
+      if (sum) map.set(sum.outputs[0]!, dz!)
+      for (const part of [data, filter, sum]) if (part) done.add(part)
+      continue
+    }
+    const outputs =
+      node.kind === 'op' ? out.emit(definitionOf(node), node.inputs.map(mapped), node.attributes, node.scope) : [copyLeaf(node, out)]
+    node.outputs.forEach((value, i) => map.set(value, outputs[i]!))
+  }
+  for (const { name, value } of graph.outputs) out.output(name, map.get(value)!)
+  for (const { variable, value } of graph.updates) out.update(variable, map.get(value)!)
+  return eliminateDeadCode(out)
+}
+
+/** By either node of the pair. */
+function findPairs(graph: Graph): Map<Node, Pair> {
+  const place = new Map(graph.nodes.map((node, i) => [node, i]))
+  const readBy = readers(graph)
+  const pairs = new Map<Node, Pair>()
+  for (const filter of graph.nodes) {
+    if (filter.name !== 'depthwiseConv2dFilterGradient') continue
+    const gradient = inputNamed(filter, 'gradient')!
+    const candidates = (readBy.get(gradient) ?? []).filter(
+      (reader): reader is Node => reader?.name === 'depthwiseConv2dInputGradient' && inputNamed(reader, 'gradient') === gradient,
+    )
+    const data = candidates.find((candidate) => !pairs.has(candidate) && fits(candidate, filter))
+    if (!data) continue
+    const first = Math.min(place.get(data)!, place.get(filter)!)
+    const before = (value: Value | null) => value === null || place.get(value.node)! < first
+    if (![...data.inputs, ...filter.inputs].every(before)) continue
+    const dz = data.outputs[0]!
+    const [reader, ...others] = readBy.get(dz) ?? []
+    const sum = others.length === 0 && reader?.name === 'binary' && reader.attributes.function === 'add' ? reader : undefined
+    const residual = sum?.inputs.find((value) => value !== dz)
+    const added = sum && residual && before(residual) && residual.dtype === dz.dtype && residual.shape.join() === dz.shape.join()
+    const pair: Pair = { data, filter, ...(added && { sum, residual }) }
+    pairs.set(data, pair).set(filter, pair)
+  }
+  return pairs
+}
+
+/** The kernel's shapes, one geometry, and a mask that is the derivative of the filter gradient's prologue, or none. */
+function fits(data: Node, filter: Node): boolean {
+  const [kh, kw, channels, multiplier] = filter.outputs[0]!.shape as [number, number, number, number]
+  const x = inputNamed(filter, 'x')!
+  const masked = inputNamed(data, 'x')
+  const same = (name: string) => String(data.attributes[name]) === String(filter.attributes[name])
+  const steps = [...(filter.attributes.strides as readonly number[]), ...(filter.attributes.dilations as readonly number[])]
+  return (
+    kh === 3 &&
+    kw === 3 &&
+    multiplier === 1 &&
+    steps.every((step) => step === 1) &&
+    channels % (x.dtype === 'bfloat16' ? 8 : 4) === 0 &&
+    ['strides', 'dilations', 'padding'].every(same) &&
+    (masked === null ||
+      (masked === x &&
+        same('inputActivation') &&
+        ['inputScale', 'inputShift'].every((name) => inputNamed(data, name) === inputNamed(filter, name))))
+  )
+}
