@@ -16,6 +16,7 @@ Napi::Value describeKernel(const Napi::CallbackInfo& info) {
     Napi::Array tiles = Napi::Array::New(info.Env(), choice.tiles.size());
     for (size_t i = 0; i < choice.tiles.size(); ++i) tiles.Set(static_cast<uint32_t>(i), choice.tiles[i]);
     object.Set("tiles", tiles);
+    object.Set("workspaceBytes", static_cast<double>(choice.workspaceBytes));
     return object;
   });
 }

@@ -11,7 +11,7 @@ KernelChoice describeCudaKernel(const CallDescription& call, int multiprocessors
   const auto found = cuda::kernels().find(call.kernel);
   if (found == cuda::kernels().end()) throw Error("ERR_DEVICE", "there is no kernel '" + call.kernel + "'");
   const std::unique_ptr<cuda::Kernel> kernel = found->second(call, device);
-  return {kernel->describe(), kernel->tiles()};
+  return {kernel->describe(), kernel->tiles(), kernel->workspaceBytes()};
 }
 
 }  // namespace sepconv

@@ -9,10 +9,14 @@
 
 namespace sepconv::emulator {
 
+constexpr uintptr_t sectorBytes = 32;
+
 struct Account {
   uint32_t threads = 0;      // of a block
   uint64_t sharedBytes = 0;  // of a block, the most of all launches
   uint64_t launches = 0, bytesRead = 0, bytesWritten = 0;
+  // What memory must move at least, however large the caches: every sector of a launch once each way.
+  uint64_t sectorsRead = 0, sectorsWritten = 0;
   uint64_t sharedPasses = 0;                  // that shared-memory instructions took
   uint64_t sharedMinimum = 0;                 // without bank conflicts
   std::map<std::string, uint64_t> conflicts;  // by place in the source: passes beyond the minimum

@@ -58,6 +58,8 @@ Napi::Value takeAccounts(const Napi::CallbackInfo& info) {
     one.Set("launches", static_cast<double>(account.launches));
     one.Set("bytesRead", static_cast<double>(account.bytesRead));
     one.Set("bytesWritten", static_cast<double>(account.bytesWritten));
+    one.Set("leastRead", static_cast<double>(account.sectorsRead * emulator::sectorBytes));
+    one.Set("leastWritten", static_cast<double>(account.sectorsWritten * emulator::sectorBytes));
     one.Set("sharedPasses", static_cast<double>(account.sharedPasses));
     one.Set("sharedMinimum", static_cast<double>(account.sharedMinimum));
     Napi::Object conflicts = Napi::Object::New(info.Env());

@@ -12,6 +12,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <unordered_set>
 #include <vector>
 
 #include "../cuda/driver.h"
@@ -81,6 +82,13 @@ struct Collective {
 class Block {
  public:
   Block(const cuda::Launch& launch, const Mode& mode, uint32_t seed);
+  ~Block() {
+    if (!account_) return;
+    account_->sectorsRead += sectorsRead_.size();
+    account_->sectorsWritten += sectorsWritten_.size();
+  }
+  Block(const Block&) = delete;
+  Block& operator=(const Block&) = delete;
   // The block at `index`, and with it the others of its cluster, which follow in x.
   void run(cuda::Extent index);
 
@@ -97,8 +105,14 @@ class Block {
   bool ended(int rank) const { return liveOf_[static_cast<size_t>(rank)] == 0; }
   Hopper& hopper() { return *hopper_; }
   bool tracksProxies() const { return hopper_ != nullptr; }
-  void countGlobal(int bytes, bool written) {
-    if (account_) (written ? account_->bytesWritten : account_->bytesRead) += static_cast<uint64_t>(bytes);
+  void countGlobal(const void* address, int bytes, bool written) {
+    if (!account_) return;
+    (written ? account_->bytesWritten : account_->bytesRead) += static_cast<uint64_t>(bytes);
+    std::unordered_set<uintptr_t>& sectors = written ? sectorsWritten_ : sectorsRead_;
+    const auto first = reinterpret_cast<uintptr_t>(address);
+    for (uintptr_t sector = first / sectorBytes; sector <= (first + static_cast<uintptr_t>(bytes) - 1) / sectorBytes;
+         ++sector)
+      sectors.insert(sector);
   }
   void countShared(const void* address, int bytes, Place place);
   void barrier(Place place);
@@ -147,7 +161,8 @@ class Block {
   std::unique_ptr<unsigned char, void (*)(void*)> shared_;
   std::unique_ptr<Hopper> hopper_;  // where the launch says that it uses the asynchronous proxy
   Account* account_ = nullptr;      // where this launch is counted
-  std::vector<WarpLog> logs_;       // one per warp
+  std::unordered_set<uintptr_t> sectorsRead_, sectorsWritten_;  // that this launch has touched
+  std::vector<WarpLog> logs_;                                   // one per warp
   Fiber main_;
   std::string error_;
 };

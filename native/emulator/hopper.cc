@@ -182,8 +182,11 @@ void Hopper::loadBox(const void* map, void* to, void* barrier, int x, int y, uin
   if (!ranks || ranks >> ranks_) block_.fail("a multicast to blocks that the cluster does not have", place);
   const int64_t rows = std::min<int64_t>(y + int64_t{request.boxRows}, static_cast<int64_t>(request.rows)) - y;
   const int64_t columns = std::min<int64_t>(x + int64_t{request.boxColumns}, static_cast<int64_t>(request.columns)) - x;
-  if (rows > 0 && columns > 0)
-    block_.countGlobal(static_cast<int>(rows * columns * static_cast<int64_t>(bytesPerElement(request.dtype))), false);
+  const auto element = static_cast<int64_t>(bytesPerElement(request.dtype));
+  for (int64_t row = 0; row < rows && columns > 0; ++row)
+    block_.countGlobal(static_cast<const unsigned char*>(request.data) +
+                           (y + row) * static_cast<int64_t>(request.rowBytes) + x * element,
+                       static_cast<int>(columns * element), false);
   for (int rank = 0; rank < ranks_; ++rank) {
     if (!(ranks >> rank & 1)) continue;
     if (block_.ended(rank)) block_.fail("a TMA load into a block that has ended", place);
@@ -260,11 +263,12 @@ void Hopper::storeBox(const void* map, const void* from, int x, int y, Place pla
             toColumn >= static_cast<int64_t>(request.columns))
           continue;
         const size_t chunk = column * element / 16, within = column * element % 16;
-        std::memcpy(static_cast<unsigned char*>(request.data) + static_cast<size_t>(toRow) * request.rowBytes +
-                        static_cast<size_t>(toColumn) * element,
-                    asynchronous_.data() + boxAddress(request, start, row, static_cast<uint32_t>(chunk)) + within,
+        unsigned char* const to = static_cast<unsigned char*>(request.data) +
+                                  static_cast<size_t>(toRow) * request.rowBytes +
+                                  static_cast<size_t>(toColumn) * element;
+        std::memcpy(to, asynchronous_.data() + boxAddress(request, start, row, static_cast<uint32_t>(chunk)) + within,
                     element);
-        block_.countGlobal(static_cast<int>(element), true);
+        block_.countGlobal(to, static_cast<int>(element), true);
       }
   };
   if (block_.mode().lateCopies)

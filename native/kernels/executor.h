@@ -175,6 +175,7 @@ std::vector<LibraryVersion> cudaLibraries();
 struct KernelChoice {
   std::string description;         // variant, tile and splits; empty where there is no choice
   std::vector<std::string> tiles;  // values of the attribute `tile`
+  size_t workspaceBytes;           // that its launches hand to each other
 };
 KernelChoice describeCudaKernel(const CallDescription& call, int multiprocessors, int major);
 

@@ -93,6 +93,8 @@ export interface KernelChoice {
   readonly description: string
   /** Values of the attribute `tile` that would serve the call. */
   readonly tiles: string[]
+  /** Scratch that its launches hand to each other. */
+  readonly workspaceBytes: number
 }
 
 export interface NativeAddon {

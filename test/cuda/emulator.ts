@@ -12,6 +12,9 @@ export interface Account {
   readonly launches: number
   readonly bytesRead: number
   readonly bytesWritten: number
+  /** Of them what memory must move however large the caches: every sector of 32 bytes once per launch and direction. */
+  readonly leastRead: number
+  readonly leastWritten: number
   /** Passes that shared-memory instructions took, and what they would have taken without bank conflicts. */
   readonly sharedPasses: number
   readonly sharedMinimum: number

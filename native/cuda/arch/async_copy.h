@@ -27,7 +27,7 @@ __device__ __forceinline__ void copyAsync(const Shared<T>& to, int toIndex, cons
     emulator::checkAccess("asynchronous copy from global memory", from.data, from.count, fromIndex, N, sizeof(T),
                           place);
   emulator::block->countShared(to.data + toIndex, bytes, place);
-  if (valid) emulator::block->countGlobal(bytes, false);
+  if (valid) emulator::block->countGlobal(from.data + fromIndex, bytes, false);
   emulator::copyAsync({reinterpret_cast<unsigned char*>(to.data + toIndex),
                        reinterpret_cast<const unsigned char*>(from.data + (valid ? fromIndex : 0)), bytes,
                        valid ? bytes : 0});

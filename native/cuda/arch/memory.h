@@ -44,7 +44,7 @@ struct Global {
 #else
     emulator::checkDependencies(place);
     emulator::checkAccess("read from global memory", data, count, index, N, sizeof(Element), place);
-    emulator::block->countGlobal(N * static_cast<int>(sizeof(Element)), false);
+    emulator::block->countGlobal(data + index, N * static_cast<int>(sizeof(Element)), false);
     return *reinterpret_cast<const Vec<Element, N>*>(data + index);
 #endif
   }
@@ -55,7 +55,7 @@ struct Global {
 #if !defined(__CUDACC__)
     emulator::checkDependencies(place);
     emulator::checkAccess("write to global memory", data, count, index, N, sizeof(T), place);
-    emulator::block->countGlobal(N * static_cast<int>(sizeof(T)), true);
+    emulator::block->countGlobal(data + index, N * static_cast<int>(sizeof(T)), true);
 #endif
     *reinterpret_cast<Vec<T, N>*>(data + index) = value;
   }

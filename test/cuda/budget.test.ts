@@ -1,0 +1,61 @@
+/** The bytes that a training step moves: the count of src/bench/traffic.ts against the emulator's of the kernels' own accesses, and the budget of Xception. */
+
+import { describe, expect, it } from 'vitest'
+import { planModel } from '../../src/bench/plan.js'
+import { traffic, trafficOf } from '../../src/bench/traffic.js'
+import '../../src/models/index.js'
+import { cudaTarget } from '../../src/runtime/executors/native.js'
+import type { TunedCall } from '../../src/runtime/tuner.js'
+import { filled, generator, uniform } from '../helpers.js'
+import { runCall } from './calls.js'
+import { emulator, MULTIPROCESSORS } from './emulator.js'
+
+const random = generator(61)
+
+describe('the count', () => {
+  it('is what the kernels of a training step touch, within 3 %, op by op', () => {
+    const { program } = planModel(
+      {
+        model: 'xception',
+        task: 'train',
+        batch: 2,
+        precision: 'bfloat16',
+        options: { inputSize: 71, width: 0.25, middleRepeats: 1, classes: 16 },
+      },
+      cudaTarget(),
+    ).main
+    const executor = emulator().openExecutor('emulator:counting')
+    const sums = new Map<string, { planned: number; counted: number }>()
+    for (const { kernel, inputs, outputs, attributes } of program.calls) {
+      const type = (index: number) => ({ dtype: program.buffers[index]!.dtype, shape: program.buffers[index]!.shape })
+      const call: TunedCall = [kernel, inputs.map((index) => (index === null ? null : type(index))), outputs.map(type), attributes]
+      const tensors = call[1].map((each) => {
+        if (!each) return null
+        return each.dtype === 'int32'
+          ? filled(each.shape, new Int32Array(each.shape.reduce((a, b) => a * b, 1)), 'int32')
+          : filled(each.shape, uniform(random, each.shape).data, each.dtype)
+      })
+      emulator().takeAccounts()
+      runCall(executor, kernel, tensors, attributes, call[2])
+      const counted = Object.values(emulator().takeAccounts()).reduce(
+        (sum, { leastRead, leastWritten }) => sum + leastRead + leastWritten,
+        0,
+      )
+      const { workspaceBytes } = emulator().describeKernel(...call, MULTIPROCESSORS)
+      const { read, written } = trafficOf(call, workspaceBytes)
+      const sum = sums.get(kernel) ?? { planned: 0, counted: 0 }
+      sums.set(kernel, { planned: sum.planned + read + written, counted: sum.counted + counted })
+    }
+    const all = [...sums.values()].reduce((a, b) => ({ planned: a.planned + b.planned, counted: a.counted + b.counted }))
+    expect(Math.abs(all.planned / all.counted - 1)).toBeLessThan(0.03)
+  })
+})
+
+describe('Xception at 299, 64 pictures, bfloat16, a training step on an H100', () => {
+  it('moves at most 50 GB', () => {
+    const report = traffic(planModel({ model: 'xception', task: 'train', batch: 64, precision: 'bfloat16' }, cudaTarget()).main.program)
+    for (const { kernel, calls, bytes } of report.kernels) console.log(kernel, calls, (bytes / 1e9).toFixed(2))
+    console.log('total', report.bytes / 1e9)
+    expect(report.bytes).toBeLessThan(50e9)
+  })
+})
