@@ -197,8 +197,12 @@ DepthwiseProblem checkDepthwiseGradients(const CallDescription& call) {
   requireLike(call, 2, "filter", {x.dtype, {3, 3, channels, 1}});
   requirePrologue(call, 3, channels);
   requireLike(call, 5, "residual", x);
+  if (call.has(6) != call.has(7)) refuse(call, "mean and variance come together");
+  requireShape(call, 6, "mean", {channels});
+  requireShape(call, 7, "variance", {channels});
   requireOutputLike(call, 0, x);
   requireOutput(call, 1, {3, 3, channels, 1});
+  for (size_t i = 2; call.has(6) && i < 4; ++i) requireOutput(call, i, {channels});
   return problem;
 }
 

@@ -188,8 +188,10 @@ FilterGradientConfig chooseDepthwiseGradients(const DepthwiseProblem& problem, c
   config.halfTile = problem.dtype == DType::bfloat16;
   config.tileHeight = ceilDiv(w.height, ceilDiv(w.height, 8));
   config.tileWidth = (ceilDiv(w.width, ceilDiv(w.width, 16)) + 3) / 4 * 4;
-  // The gradient's tile with its halo, then the threads' sums: 9 taps of 512 floats.
-  config.sharedBytes = std::max<size_t>(size_t{tileBytes} * (config.tileHeight + 2) * (config.tileWidth + 2),
+  // The threads' sums for batch norm; the gradient's tile with its halo, then the threads' sums of 9 taps of 512
+  // floats.
+  config.sharedBytes = size_t{2} * 512 * sizeof(float) +
+                       std::max<size_t>(size_t{tileBytes} * (config.tileHeight + 2) * (config.tileWidth + 2),
                                         size_t{9} * 512 * sizeof(float));
   const int64_t groups = ceilDiv(problem.channels, config.blockChannels());
   const int64_t tiles =

@@ -12,7 +12,7 @@ void requireOutputs(const CallDescription& call) {
   if (call.kernel == "batchNormGradient") expected = 3;
   if ((call.kernel == "pointwiseConv2d" || call.kernel == "separableConv2d") && call.attributes.flag("statistics"))
     expected = 3;
-  if (call.kernel == "depthwiseConv2dGradients") expected = 2;
+  if (call.kernel == "depthwiseConv2dGradients") expected = call.has(6) ? 4 : 2;
   // Scalars and groups whose gradient is read only; `averaged`: one more scalar, and an average per group.
   const auto update = [&](size_t scalars, size_t group) {
     const size_t averaged = call.attributes.flag("averaged") ? 1 : 0;

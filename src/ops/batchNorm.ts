@@ -230,6 +230,40 @@ export const batchNormGradientDefinition = defineOp({
   },
 })
 
+/**
+ * batchNormInputGradient: dx of batchNormGradient where the sums over dy have been taken elsewhere: dy[..., c], x[..., c], mean[c],
+ * variance[c], dgamma[c], dbeta[c], gamma?[c] -> dx[..., c]
+ */
+export const batchNormInputGradientDefinition = defineOp({
+  name: 'batchNormInputGradient',
+  inputs: ['dy', 'x', 'mean', 'variance', 'dgamma', 'dbeta', 'gamma?'],
+  outputs: ['dx'],
+  inPlace: [0],
+  infer(inputs) {
+    const op = 'batchNormInputGradient'
+    const dy = required(op, inputs, 0, 'dy')
+    const channels = checkInput(op, dy)
+    expectType(op, 'x', required(op, inputs, 1, 'x'), dy, 'like dy')
+    for (const [i, name] of ['mean', 'variance', 'dgamma', 'dbeta'].entries())
+      expectChannels(op, name, required(op, inputs, 2 + i, name), channels)
+    expectChannels(op, 'gamma', inputs[6], channels)
+    return [dy]
+  },
+  reference({ inputs, outputs, attributes }) {
+    const [dy, x, mean, variance] = [tensorAt(inputs, 0), tensorAt(inputs, 1), tensorAt(inputs, 2), tensorAt(inputs, 3)]
+    const [dgamma, dbeta, gamma, dx] = [tensorAt(inputs, 4), tensorAt(inputs, 5), inputs[6], tensorAt(outputs, 0)]
+    const [rows, c] = [rowCount(x.shape), lastSize(x.shape)]
+    for (let channel = 0; channel < c; channel++) {
+      const inverse = 1 / Math.sqrt(variance.data[channel]! + (attributes.epsilon as number))
+      const scale = (gamma ? gamma.data[channel]! : 1) * inverse
+      for (let i = channel; i < rows * c; i += c) {
+        const xhat = (x.data[i]! - mean.data[channel]!) * inverse
+        dx.data[i] = scale * (dy.data[i]! - dbeta.data[channel]! / rows - (xhat * dgamma.data[channel]!) / rows)
+      }
+    }
+  },
+})
+
 interface BatchNormAffine {
   /** [c] float32, default 1. */
   readonly gamma?: Value

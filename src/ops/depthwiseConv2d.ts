@@ -211,12 +211,14 @@ export const depthwiseConv2dFilterGradientDefinition = defineOp({
  * depthwiseConv2dGradients: both gradients at once, so that x and gradient are read once: x[n, h, w, c], gradient[n, oh, ow, c],
  * filter[3, 3, c, 1], inputScale?[c], inputShift?[c], residual?[n, h, w, c] -> dz[n, h, w, c], dfilter[3, 3, c, 1] (always float32).
  * `masked`: dz is multiplied by the derivative of inputActivation, as in depthwiseConv2dInputGradient with x; the residual is what else
- * the gradient with respect to x consists of, and is added last. Strides and dilations 1.
+ * the gradient with respect to x consists of, and is added last. Strides and dilations 1. With mean[c] and variance[c], the statistics by
+ * which x is normalised, also the sums that batch norm's gradient needs, with xhat = (x - mean) / sqrt(variance + epsilon):
+ * dgamma[c] = sum dz * xhat and dbeta[c] = sum dz.
  */
 export const depthwiseConv2dGradientsDefinition = defineOp({
   name: 'depthwiseConv2dGradients',
-  inputs: ['x', 'gradient', 'filter', 'inputScale?', 'inputShift?', 'residual?'],
-  outputs: ['dz', 'dfilter'],
+  inputs: ['x', 'gradient', 'filter', 'inputScale?', 'inputShift?', 'residual?', 'mean?', 'variance?'],
+  outputs: ['dz', 'dfilter', 'dgamma', 'dbeta'],
   infer(inputs, attributes) {
     const op = 'depthwiseConv2dGradients'
     const [x, gradient, filter] = [required(op, inputs, 0, 'x'), required(op, inputs, 1, 'gradient'), required(op, inputs, 2, 'filter')]
@@ -226,7 +228,10 @@ export const depthwiseConv2dGradientsDefinition = defineOp({
     if ([...geometry.strides, ...geometry.dilations].some((step) => step !== 1))
       throw new SepconvError('ERR_SHAPE', `${op}: strides and dilations must be 1`, { subject: op, expected: 1 })
     if (inputs[5]) expectType(op, 'residual', inputs[5], x, 'like x')
-    return [x, { shape: filter.shape, dtype: 'float32' }]
+    const dfilter: TensorType = { shape: filter.shape, dtype: 'float32' }
+    if (!inputs[6]) return [x, dfilter]
+    for (const [i, name] of ['mean', 'variance'].entries()) expectChannels(op, name, required(op, inputs, 6 + i, name), x.shape[3]!)
+    return [x, dfilter, inputs[6], inputs[6]]
   },
   macs: (inputs) => 2 * elements(inputs[0]!.shape) * 9,
   reference({ inputs, outputs, attributes }) {
@@ -248,6 +253,19 @@ export const depthwiseConv2dGradientsDefinition = defineOp({
       dz.data[i] =
         toInput[i]! * (attributes.masked === true ? activationSlope(activation, before[i]!) : 1) + (residual ? residual.data[i]! : 0)
     dfilter.data.set(toFilter)
+    const [mean, variance] = [inputs[6], inputs[7]]
+    if (!mean || !variance) return
+    const [dgamma, dbeta] = [tensorAt(outputs, 2), tensorAt(outputs, 3)]
+    for (let channel = 0; channel < c; channel++) {
+      const inverse = 1 / Math.sqrt(variance.data[channel]! + (attributes.epsilon as number))
+      let [sum, product] = [0, 0]
+      for (let i = channel; i < toInput.length; i += c) {
+        sum += dz.data[i]!
+        product += dz.data[i]! * (x.data[i]! - mean.data[channel]!) * inverse
+      }
+      dgamma.data[channel] = product
+      dbeta.data[channel] = sum
+    }
   },
 })
 

@@ -7,7 +7,7 @@ import type { Attributes } from '../../src/graph/graph.js'
 import type { Target } from '../../src/graph/target.js'
 import { trace } from '../../src/graph/trace.js'
 import { byteLength, type TensorType } from '../../src/graph/types.js'
-import { add, depthwiseConv2d, mean, pointwiseConv2d, relu, square } from '../../src/ops/index.js'
+import { add, batchNorm, depthwiseConv2d, mean, pointwiseConv2d, relu, square } from '../../src/ops/index.js'
 import { cudaTarget } from '../../src/runtime/executors/native.js'
 import { relativeError } from '../../src/runtime/verify.js'
 import { type Filled, filled, generator, runOp, uniform } from '../helpers.js'
@@ -35,6 +35,17 @@ describe('the kernel', () => {
       { ...same, inputActivation: 'relu', masked: true },
     ],
     [
+      'with the sums for batch norm',
+      () => [
+        ...[tensor(2, 19, 11, 72), tensor(2, 19, 11, 72), tensor(3, 3, 72, 1), tensor(72), tensor(72), null, tensor(72)],
+        filled(
+          [72],
+          tensor(72).data.map((x) => 0.5 + Math.abs(x)),
+        ),
+      ],
+      { ...same, inputActivation: 'relu', masked: true, epsilon: 1e-3 },
+    ],
+    [
       'ELU, asymmetric padding',
       () => [tensor(1, 9, 6, 8), tensor(1, 10, 7, 8), tensor(3, 3, 8, 1), null, tensor(8)],
       { ...same, padding: [2, 1, 1, 2], inputActivation: 'elu', masked: true },
@@ -48,7 +59,7 @@ describe('the kernel', () => {
   it.each(cases)('%s: what the two gradients give, in both storages and every mode, the same bits', (_, make, attributes) => {
     const float = make()
     // Feature maps and filter are stored alike; scale and shift stay float32.
-    const stored = float.map((input, i) => (input && ![3, 4].includes(i) ? half(input) : input))
+    const stored = float.map((input, i) => (input && ![3, 4, 6, 7].includes(i) ? half(input) : input))
     for (const inputs of make()[0]!.type.shape[3]! % 8 === 0 ? [float, stored] : [float]) {
       const outputs = inferred(kernel, inputs, attributes)
       const expected = runOp(kernel, inputs, attributes)
@@ -124,6 +135,23 @@ describe('the pass', () => {
     const names = kernels(cudaTarget(), options).map((call) => call.kernel)
     for (const name of apart) expect(names).toContain(name)
     expect(names).not.toContain(kernel)
+  })
+  it("takes the sums of batch norm's gradient, which then reads its operands once", () => {
+    const normalised = trace(
+      (traced) => {
+        const x = traced.input('x', type(2, 9, 10, 16))
+        const [d, gamma, beta] = [traced.input('d', type(3, 3, 16, 1)), traced.input('gamma', type(16)), traced.input('beta', type(16))]
+        const [z] = batchNorm(square(x), { gamma, beta, training: true })
+        const loss = mean(square(depthwiseConv2d(relu(z), d)))
+        differentiate(traced, loss, [x, d, gamma, beta]).forEach((gradient, i) => traced.output(`g${i}`, gradient!))
+      },
+      { training: true },
+    )
+    const calls = compileGraph(normalised, cudaTarget()).main.program.calls
+    expect(calls.map((call) => call.kernel)).not.toContain('batchNormGradient')
+    const [fused] = calls.filter((call) => call.kernel === kernel)
+    expect(fused!.outputs).toHaveLength(4)
+    expect(calls.find((call) => call.kernel === 'batchNormInputGradient')!.inputs.slice(4, 6)).toEqual(fused!.outputs.slice(2))
   })
   it('leaves targets without the kernel alone', () => {
     const names = kernels({ ...cudaTarget(), fusesDepthwiseGradients: false }).map((call) => call.kernel)

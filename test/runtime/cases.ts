@@ -75,7 +75,11 @@ export class Cases {
 export const NEVER_ALONE: ReadonlySet<string> = new Set(['batchNorm', 'reshape', 'allReduce', 'allReduceStart', 'allReduceWait'])
 
 /** Ops that passes make for the CUDA executor alone. */
-export const CUDA_ONLY: ReadonlySet<string> = new Set(['separableConv2dPointwiseGradient', 'depthwiseConv2dGradients'])
+export const CUDA_ONLY: ReadonlySet<string> = new Set([
+  'separableConv2dPointwiseGradient',
+  'depthwiseConv2dGradients',
+  'batchNormInputGradient',
+])
 
 /** Inputs that are stored like the activations; the others are float32 per channel. */
 export const STORED: Readonly<Record<string, readonly number[]>> = {
@@ -95,6 +99,7 @@ export const STORED: Readonly<Record<string, readonly number[]>> = {
   batchNormStatistics: [0],
   scaleShift: [0, 3],
   batchNormGradient: [0, 1],
+  batchNormInputGradient: [0, 1],
   unary: [0],
   unaryGradient: [0, 1],
   binary: [0, 1],
@@ -254,6 +259,7 @@ export const makers = (panel: number): Readonly<Record<string, Maker>> => ({
     const [top, left, bottom, right] = [c.whole(0, 2), c.whole(0, 2), c.whole(0, 2), c.whole(0, 2)]
     const [oh, ow] = [h + top + bottom - 2, w + left + right - 2]
     if (oh < 1 || ow < 1) return this.depthwiseConv2dGradients!(c)
+    const statistics = c.pick(true, false)
     const inputActivation = c.activation()
     return {
       inputs: [
@@ -263,10 +269,11 @@ export const makers = (panel: number): Readonly<Record<string, Maker>> => ({
         c.maybe(() => c.float(ch)),
         c.maybe(() => c.float(ch)),
         c.maybe(() => c.float(n, h, w, ch)),
+        ...(statistics ? [c.float(ch), c.positive(ch)] : []),
       ],
       attributes: {
         ...{ strides: [1, 1], dilations: [1, 1], padding: [top, bottom, left, right], inputActivation },
-        masked: c.pick(true, false),
+        ...{ masked: c.pick(true, false), epsilon: 1e-3 },
       },
     }
   },
@@ -362,6 +369,13 @@ export const makers = (panel: number): Readonly<Record<string, Maker>> => ({
     const [rows, ch] = [c.whole(2, 200), c.channels()]
     return {
       inputs: [c.float(rows, ch), c.float(rows, ch), c.float(ch), c.positive(ch), c.maybe(() => c.positive(ch))],
+      attributes: { epsilon: c.pick(1e-3, 0.1) },
+    }
+  },
+  batchNormInputGradient(c) {
+    const [rows, ch] = [c.whole(2, 200), c.channels()]
+    return {
+      inputs: [c.float(rows, ch), c.float(rows, ch), c.float(ch), c.positive(ch), c.float(ch), c.float(ch), c.maybe(() => c.positive(ch))],
       attributes: { epsilon: c.pick(1e-3, 0.1) },
     }
   },

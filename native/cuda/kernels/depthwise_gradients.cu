@@ -4,8 +4,9 @@
 // registers, serves both: 9 x 4 multiply-adds for dz and as many for the filter per 18 reads. x, which needs no halo,
 // goes from memory to registers once and is prologue, mask and factor at the same time. The filter's sums stay in
 // registers over the chunk and are added in two stages, in order: the same bits every time.
+// With statistics, also the sums of dz and dz * (x - mean) / deviation, which batch norm's gradient needs: a thread
+// adds four pixels at a time to eight floats of its own in shared memory, since registers are short.
 #include "depthwise_tile.cuh"
-#include "gemm.cuh"
 #include "grid.cuh"
 
 namespace sepconv::cuda {
@@ -15,10 +16,13 @@ struct GradientsParameters {
   AnyInput x, dy, filter, residual;
   Prologue prologue;
   bool masked;
+  Input mean, variance;  // absent: no sums for batch norm
+  float epsilon;
   AnyOutput dz;
-  Output partial;  // [chunk][tap][c]
+  Output partial;  // [chunk][9 taps, sum of dz * xhat, sum of dz][c]
   Window window;   // from dy to dz by the taps in reverse
   int channels, tiles, chunkLength;
+  int rows;                   // of `partial` per chunk: 9 or 11
   int tileHeight, tileWidth;  // pixels of dz
 };
 
@@ -51,6 +55,12 @@ __global__ void __launch_bounds__(gradientsThreads, gradientsMinBlocks)
     sums[i] = filled<vector>(0.f);
   }
   const ChannelPrologue<vector> prologue(p.prologue, own ? c : 0);
+  const bool statistics = p.mean.present();
+  arch::SharedMemory outer;
+  const auto moments = outer.array<float>(2 * gradientsThreads * vector);
+  const int products = arch::threadIndex() * vector, totals = products + gradientsThreads * vector;
+  moments.template store<vector>(products, filled<vector>(0.f));
+  moments.template store<vector>(totals, filled<vector>(0.f));
   const int first = arch::blockX() * p.chunkLength, strips = p.tileWidth / strip;
   const int end = first + p.chunkLength < p.tiles ? first + p.chunkLength : p.tiles;
   ARCH_NO_UNROLL
@@ -58,7 +68,7 @@ __global__ void __launch_bounds__(gradientsThreads, gradientsMinBlocks)
     const int n = index / (tilesX * tilesY), oy0 = index / tilesX % tilesY * p.tileHeight,
               ox0 = index % tilesX * p.tileWidth;
     const int inWidth = p.tileWidth + 2;
-    arch::SharedMemory memory;
+    arch::SharedMemory memory = outer;
     const DepthwiseTile<Element, vector, gradientsThreads> tile(memory, p.tileHeight + 2, inWidth);
     tile.copy(source, {n, oy0 - w.top, ox0 - w.left, channel});
     arch::commitCopies();
@@ -107,10 +117,25 @@ __global__ void __launch_bounds__(gradientsThreads, gradientsMinBlocks)
         }
         p.dz.store<vector>(to, acc[i]);
       }
+      if (!statistics) continue;
+      const Floats<vector> mean = p.mean.load<vector>(c);
+      Floats<vector> product = moments.template load<vector>(products), total = moments.template load<vector>(totals);
+      ARCH_UNROLL
+      for (int i = 0; i < strip; ++i) {
+        if (ox + i >= w.outWidth) continue;
+        const Floats<vector> x = p.x.load<vector>(at + int64_t{i} * p.channels);  // again, out of the first cache
+        ARCH_UNROLL
+        for (int e = 0; e < vector; ++e) {
+          total[e] += acc[i][e];
+          product[e] = arch::fma(acc[i][e], x[e] - mean[e], product[e]);
+        }
+      }
+      moments.template store<vector>(products, product);
+      moments.template store<vector>(totals, total);
     }
     arch::syncThreads();  // the tile becomes that of the next step, or the sums
   }
-  arch::SharedMemory memory;
+  arch::SharedMemory memory = outer;
   const auto shared = memory.array<float>(groups * 9 * blockChannels);
   ARCH_UNROLL
   for (int i = 0; i < 9; ++i) shared.template store<vector>((group * 9 + i) * blockChannels + lane * vector, sums[i]);
@@ -123,8 +148,41 @@ __global__ void __launch_bounds__(gradientsThreads, gradientsMinBlocks)
     ARCH_NO_UNROLL
     for (int other = 0; other < groups; ++other) sum += shared.load(other * 9 * blockChannels + i)[0];
     // The window of dz's pixel (iy, ix) reads dy through the taps in reverse.
-    p.partial.store<1>((int64_t{arch::blockX()} * 9 + 8 - i / blockChannels) * p.channels + o, {sum});
+    p.partial.store<1>((int64_t{arch::blockX()} * p.rows + 8 - i / blockChannels) * p.channels + o, {sum});
   }
+  if (!statistics) return;
+  ARCH_NO_UNROLL
+  for (int i = arch::threadIndex(); i < 2 * blockChannels; i += gradientsThreads) {
+    const int o = channel + i % blockChannels, row = i / blockChannels;
+    if (o >= p.channels) continue;
+    float sum = 0.f;
+    ARCH_NO_UNROLL
+    for (int other = 0; other < groups; ++other)
+      sum += moments.load((row * groups + other) * blockChannels + i % blockChannels)[0];
+    if (row == 0) sum /= sqrtf(p.variance.load(o)[0] + p.epsilon);
+    p.partial.store<1>((int64_t{arch::blockX()} * p.rows + 9 + row) * p.channels + o, {sum});
+  }
+}
+
+struct GradientsMergeParameters {
+  Input partial;
+  Output dfilter, dgamma, dbeta;
+  int channels, rows, chunks;
+};
+
+// The chunks in order: a thread per sum.
+__global__ void __launch_bounds__(gridThreads) mergeGradients(const __grid_constant__ GradientsMergeParameters p) {
+  arch::beginLaunch();
+  const int64_t i = taskIndex(), perChunk = int64_t{p.rows} * p.channels;
+  if (i >= perChunk) return;
+  float sum = 0.f;
+  ARCH_NO_UNROLL
+  for (int chunk = 0; chunk < p.chunks; ++chunk) sum += p.partial.load(chunk * perChunk + i)[0];
+  const int row = static_cast<int>(i) / p.channels, c = static_cast<int>(i) % p.channels;
+  if (row < 9)
+    p.dfilter.store<1>(i, {sum});
+  else
+    (row == 9 ? p.dgamma : p.dbeta).store<1>(c, {sum});
 }
 
 class DepthwiseGradients final : public Kernel {
@@ -132,15 +190,16 @@ class DepthwiseGradients final : public Kernel {
   DepthwiseGradients(const CallDescription& call, const DeviceProperties& device)
       : problem_(checkDepthwiseGradients(call)),
         config_(chooseDepthwiseGradients(problem_, device)),
-        masked_(call.attributes.flag("masked")) {
+        masked_(call.attributes.flag("masked")),
+        rows_(call.has(6) ? 11 : 9),
+        epsilon_(call.has(6) ? static_cast<float>(call.attributes.number("epsilon")) : 0.f) {
     const Window& w = problem_.window;
     elements_ = int64_t{problem_.batch} * w.height * w.width * problem_.channels;
     outElements_ = int64_t{problem_.batch} * w.outHeight * w.outWidth * problem_.channels;
     filterElements_ = int64_t{9} * problem_.channels;
+    partials_ = int64_t{config_.chunks} * rows_ * problem_.channels;
   }
-  size_t workspaceBytes() const override {
-    return static_cast<size_t>(config_.chunks * filterElements_) * sizeof(float);
-  }
+  size_t workspaceBytes() const override { return static_cast<size_t>(partials_) * sizeof(float); }
   std::string describe() const override { return cuda::describe(config_); }
 
   void launch(DeviceInterface& device, const Arguments& arguments) const override {
@@ -155,7 +214,11 @@ class DepthwiseGradients final : public Kernel {
     p.residual = view(arguments.inputs[5], elements_, dtype);
     p.masked = masked_;
     p.dz = view(arguments.outputs[0], elements_, dtype);
-    p.partial = view(partial, config_.chunks * filterElements_);
+    p.mean = view(arguments.input(6), channels);
+    p.variance = view(arguments.input(7), channels);
+    p.epsilon = epsilon_;
+    p.rows = rows_;
+    p.partial = view(partial, partials_);
     p.window = problem_.window;
     std::swap(p.window.height, p.window.outHeight);
     std::swap(p.window.width, p.window.outWidth);
@@ -173,15 +236,26 @@ class DepthwiseGradients final : public Kernel {
     arch::launch(device, "depthwiseConv2dGradients",
                  config_.halfTile ? depthwiseGradients<arch::Bfloat16> : depthwiseGradients<float>, grid,
                  gradientsThreads, config_.sharedBytes, p);
-    launchSumSplits(device, "depthwiseConv2dGradients (chunks)", partial, arguments.output(1), filterElements_,
-                    config_.chunks);
+    GradientsMergeParameters merge{};
+    merge.partial = view(static_cast<const float*>(partial), partials_);
+    merge.dfilter = view(arguments.output(1), filterElements_);
+    if (rows_ > 9) {
+      merge.dgamma = view(arguments.output(2), channels);
+      merge.dbeta = view(arguments.output(3), channels);
+    }
+    merge.channels = channels;
+    merge.rows = rows_;
+    merge.chunks = config_.chunks;
+    launchTasks(device, "depthwiseConv2dGradients (chunks)", mergeGradients, int64_t{rows_} * channels, merge);
   }
 
  private:
   const DepthwiseProblem problem_;
   const FilterGradientConfig config_;
   const bool masked_;
-  int64_t elements_, outElements_, filterElements_;
+  const int rows_;
+  const float epsilon_;
+  int64_t elements_, outElements_, filterElements_, partials_;
 };
 
 }  // namespace

@@ -146,7 +146,19 @@ struct GradientMergeParameters {
   int64_t rows;
   int channels, chunks;
   float epsilon;
+  Input product, sum;  // dgamma and dbeta, in place of `partial`
 };
+
+__device__ __forceinline__ void storeCoefficients(const GradientMergeParameters& p, int channel, float sum,
+                                                  float product) {
+  const float inverse = 1.f / sqrtf(p.variance.load(channel)[0] + p.epsilon);
+  const float scale = (p.gamma.present() ? p.gamma.load(channel)[0] : 1.f) * inverse;
+  const float share = 1.f / static_cast<float>(p.rows);
+  const float slope = -scale * product * share * inverse;
+  p.coefficients.store<1>(channel, {scale});
+  p.coefficients.store<1>(p.channels + channel, {slope});
+  p.coefficients.store<1>(int64_t{2} * p.channels + channel, {-scale * sum * share});
+}
 
 __global__ void __launch_bounds__(sumThreads) gradientMerge(const __grid_constant__ GradientMergeParameters p) {
   arch::beginLaunch();
@@ -169,13 +181,14 @@ __global__ void __launch_bounds__(sumThreads) gradientMerge(const __grid_constan
   if (lane || channel >= p.channels) return;
   p.dbeta.store<1>(channel, {sum});
   p.dgamma.store<1>(channel, {product});
-  const float inverse = 1.f / sqrtf(p.variance.load(channel)[0] + p.epsilon);
-  const float scale = (p.gamma.present() ? p.gamma.load(channel)[0] : 1.f) * inverse;
-  const float share = 1.f / static_cast<float>(p.rows);
-  const float slope = -scale * product * share * inverse;
-  p.coefficients.store<1>(channel, {scale});
-  p.coefficients.store<1>(p.channels + channel, {slope});
-  p.coefficients.store<1>(int64_t{2} * p.channels + channel, {-scale * sum * share});
+  storeCoefficients(p, channel, sum, product);
+}
+
+// Where the sums were taken by the kernel that made dy (depthwise_gradients.cu).
+__global__ void __launch_bounds__(gridThreads) gradientCoefficients(const __grid_constant__ GradientMergeParameters p) {
+  arch::beginLaunch();
+  const int channel = static_cast<int>(taskIndex());
+  if (channel < p.channels) storeCoefficients(p, channel, p.sum.load(channel)[0], p.product.load(channel)[0]);
 }
 
 struct GradientParameters {
@@ -232,10 +245,19 @@ class BatchNormGradient final : public Kernel {
                  SumParameters{dy, x, mean, variance, view(partial, partials), rows_, channels_, chunkRows_, epsilon_});
     arch::launch(device, "batchNormGradient (merge)", gradientMerge,
                  {static_cast<uint32_t>((channels_ + runs - 1) / runs), 1, 1}, sumThreads, 0,
-                 GradientMergeParameters{view(static_cast<const float*>(partial), partials), mean, variance,
-                                         view(arguments.input(4), channels_), view(arguments.output(1), channels_),
-                                         view(arguments.output(2), channels_), view(coefficients, 3 * channels_), rows_,
-                                         channels_, chunks_, epsilon_});
+                 GradientMergeParameters{view(static_cast<const float*>(partial), partials),
+                                         mean,
+                                         variance,
+                                         view(arguments.input(4), channels_),
+                                         view(arguments.output(1), channels_),
+                                         view(arguments.output(2), channels_),
+                                         view(coefficients, 3 * channels_),
+                                         rows_,
+                                         channels_,
+                                         chunks_,
+                                         epsilon_,
+                                         {},
+                                         {}});
     const GradientParameters p{dy,
                                x,
                                view(static_cast<const float*>(coefficients), 3 * channels_),
@@ -257,12 +279,63 @@ class BatchNormGradient final : public Kernel {
   int channels_, chunkRows_, chunks_;
 };
 
+class BatchNormInputGradient final : public Kernel {
+ public:
+  explicit BatchNormInputGradient(const CallDescription& call)
+      : type_(requireFloating(call, 0, "dy", 0)), epsilon_(static_cast<float>(call.attributes.number("epsilon"))) {
+    if (type_.rank() < 2) refuse(call, "dy must have rank 2 or more");
+    requireFloating(call, 1, "x", 0);
+    requireLike(call, 1, "x", type_);
+    channels_ = static_cast<int>(type_.dim(-1));
+    constexpr const char* names[] = {"mean", "variance", "dgamma", "dbeta"};
+    for (size_t i = 0; i < 4; ++i) {
+      requireInput(call, 2 + i, names[i], 1);
+      requireShape(call, 2 + i, names[i], {channels_});
+    }
+    requireShape(call, 6, "gamma", {channels_});
+    requireOutputLike(call, 0, type_);
+  }
+  size_t workspaceBytes() const override { return size_t{3} * static_cast<size_t>(channels_) * sizeof(float); }
+  void launch(DeviceInterface& device, const Arguments& arguments) const override {
+    const int64_t n = type_.elements();
+    auto* coefficients = static_cast<float*>(arguments.workspace);
+    const Input mean = view(arguments.input(2), channels_);
+    GradientMergeParameters first{};
+    first.mean = mean;
+    first.variance = view(arguments.input(3), channels_);
+    first.product = view(arguments.input(4), channels_);
+    first.sum = view(arguments.input(5), channels_);
+    first.gamma = view(arguments.input(6), channels_);
+    first.coefficients = view(coefficients, int64_t{3} * channels_);
+    first.rows = type_.rows();
+    first.channels = channels_;
+    first.epsilon = epsilon_;
+    launchTasks(device, "batchNormInputGradient (coefficients)", gradientCoefficients, channels_, first);
+    const GradientParameters p{view(arguments.inputs[0], n, type_.dtype),
+                               view(arguments.inputs[1], n, type_.dtype),
+                               view(static_cast<const float*>(coefficients), int64_t{3} * channels_),
+                               mean,
+                               view(arguments.outputs[0], n, type_.dtype),
+                               channels_};
+    if (channels_ % 4 == 0)
+      launchTasks(device, "batchNormInputGradient", gradientApply<4>, n / 4, p);
+    else
+      launchTasks(device, "batchNormInputGradient", gradientApply<1>, n, p);
+  }
+
+ private:
+  const TensorType type_;
+  const float epsilon_;
+  int channels_;
+};
+
 }  // namespace
 
 void registerNormalisationKernels(Registry& registry) {
   registry["batchNormCoefficients"] = make<Coefficients>;
   registry["scaleShift"] = make<ScaleShift>;
   registry["batchNormGradient"] = make<BatchNormGradient>;
+  registry["batchNormInputGradient"] = make<BatchNormInputGradient>;
 }
 
 }  // namespace sepconv::cuda

@@ -2,6 +2,9 @@
  * Both gradients of a depthwise convolution → one call, where the target has such a kernel: x and the gradient pass through memory once
  * instead of twice. What else the gradient of x consists of (a shortcut's part) is added on the way out:
  *   add(depthwiseInputGradient(g, f; x), r), depthwiseFilterGradient(x, g) → depthwiseGradients(x, g, f; r)
+ * And where x was normalised by the statistics of the batch, the sums of batch norm's gradient are taken from what is written, so that
+ * they are not read for it again:
+ *   batchNormGradient(dz, x, mean, variance, gamma) → batchNormInputGradient(dz, x, mean, variance, dgamma, dbeta, gamma)
  */
 
 import { definitionOf, Graph, type Node, type Value } from '../graph.js'
@@ -17,6 +20,8 @@ interface Pair {
   /** The sum that takes the data gradient, and its other operand. */
   readonly sum?: Node
   readonly residual?: Value
+  /** Batch norm's gradient, which takes dz and normalises the same x. */
+  readonly norm?: Node
 }
 
 export function fuseDepthwiseGradients(graph: Graph, target: Target): Graph {
@@ -27,27 +32,49 @@ export function fuseDepthwiseGradients(graph: Graph, target: Target): Graph {
   const map = new Map<Value, Value>()
   const mapped = (value: Value | null): Value | null => value && map.get(value)!
   const done = new Set<Node>()
+  const norms = new Set([...pairs.values()].flatMap(({ norm }) => (norm ? [norm] : [])))
   for (const node of graph.nodes) {
     if (done.has(node)) continue
     const pair = pairs.get(node)
     if (pair) {
       // Where the first of the two stands: whoever reads either comes later.
-      const { data, filter, sum, residual } = pair
+      const { data, filter, sum, residual, norm } = pair
       const x = inputNamed(filter, 'x')
       const inputs = {
         ...{ x, gradient: inputNamed(filter, 'gradient'), filter: inputNamed(data, 'filter') },
         ...{ inputScale: inputNamed(filter, 'inputScale'), inputShift: inputNamed(filter, 'inputShift'), residual: residual ?? null },
+        ...(norm && { mean: inputNamed(norm, 'mean'), variance: inputNamed(norm, 'variance') }),
       }
       const { strides, dilations, padding, inputActivation } = filter.attributes
       const attributes = {
         ...{ strides: strides!, dilations: dilations!, padding: padding!, inputActivation: inputActivation! },
         masked: inputNamed(data, 'x') !== null,
+        ...(norm && { epsilon: norm.attributes.epsilon! }),
       }
-      const [dz, dfilter] = out.emit(opDefinition(NAME), withInputs(NAME, [], inputs).map(mapped), attributes, data.scope)
+      const [dz, dfilter, dgamma, dbeta] = out.emit(opDefinition(NAME), withInputs(NAME, [], inputs).map(mapped), attributes, data.scope)
       map.set(data.outputs[0]!, dz!)
       map.set(filter.outputs[0]!, dfilter!)
       if (sum) map.set(sum.outputs[0]!, dz!)
+      if (norm) {
+        map.set(norm.outputs[1]!, dgamma!)
+        map.set(norm.outputs[2]!, dbeta!)
+      }
       for (const part of [data, filter, sum]) if (part) done.add(part)
+      continue
+    }
+    if (norms.has(node)) {
+      const op = 'batchNormInputGradient'
+      const [dy, x, mean, variance, gamma] = node.inputs.map(mapped)
+      const inputs = {
+        dy: dy!,
+        x: x!,
+        mean: mean!,
+        variance: variance!,
+        dgamma: map.get(node.outputs[1]!)!,
+        dbeta: map.get(node.outputs[2]!)!,
+      }
+      const [dx] = out.emit(opDefinition(op), withInputs(op, [], { ...inputs, gamma: gamma ?? null }), node.attributes, node.scope)
+      map.set(node.outputs[0]!, dx!)
       continue
     }
     const outputs =
@@ -80,11 +107,21 @@ function findPairs(graph: Graph): Map<Node, Pair> {
     const sum = others.length === 0 && reader?.name === 'binary' && reader.attributes.function === 'add' ? reader : undefined
     const residual = sum?.inputs.find((value) => value !== dz)
     const added = sum && residual && before(residual) && residual.dtype === dz.dtype && residual.shape.join() === dz.shape.join()
-    const pair: Pair = { data, filter, ...(added && { sum, residual }) }
+    const norm = (readBy.get(dz) ?? []).find((other) => other?.name === 'batchNormGradient' && normalises(other, data, filter))
+    const pair: Pair = {
+      data,
+      filter,
+      ...(added && { sum, residual }),
+      ...(norm && [norm.inputs[2]!, norm.inputs[3]!].every(before) && { norm }),
+    }
     pairs.set(data, pair).set(filter, pair)
   }
   return pairs
 }
+
+/** Whether a batch norm's gradient takes dz as its dy and normalises the x that the filter gradient reads. */
+const normalises = (norm: Node, data: Node, filter: Node): boolean =>
+  norm.inputs[0] === data.outputs[0] && norm.inputs[1] === inputNamed(filter, 'x') && norm.inputs[1]!.shape.length === 4
 
 /** The kernel's shapes, one geometry, and a mask that is the derivative of the filter gradient's prologue, or none. */
 function fits(data: Node, filter: Node): boolean {
