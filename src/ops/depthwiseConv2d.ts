@@ -210,8 +210,9 @@ export const depthwiseConv2dFilterGradientDefinition = defineOp({
 /**
  * depthwiseConv2dGradients: both gradients at once, so that x and gradient are read once: x[n, h, w, c], gradient[n, oh, ow, c],
  * filter[3, 3, c, 1], inputScale?[c], inputShift?[c], residual?[n, h, w, c] -> dz[n, h, w, c], dfilter[3, 3, c, 1] (always float32).
- * `masked`: dz is multiplied by the derivative of inputActivation, as in depthwiseConv2dInputGradient with x; the residual is what else
- * the gradient with respect to x consists of, and is added last. Strides and dilations 1. With mean[c] and variance[c], the statistics by
+ * `masked`: `'own'` multiplies the convolution's gradient by the derivative of inputActivation, as depthwiseConv2dInputGradient with x
+ * does, `'sum'` its sum with the residual, `'none'` neither. The residual is what else the gradient with respect to x consists of.
+ * Strides and dilations 1. With mean[c] and variance[c], the statistics by
  * which x is normalised, also the sums that batch norm's gradient needs, with xhat = (x - mean) / sqrt(variance + epsilon):
  * dgamma[c] = sum dz * xhat and dbeta[c] = sum dz.
  */
@@ -249,9 +250,11 @@ export const depthwiseConv2dGradientsDefinition = defineOp({
         toFilter[t * c + channel]! += z[i * c + channel]! * slope
       }
     })
-    for (let i = 0; i < toInput.length; i++)
-      dz.data[i] =
-        toInput[i]! * (attributes.masked === true ? activationSlope(activation, before[i]!) : 1) + (residual ? residual.data[i]! : 0)
+    const { masked } = attributes
+    for (let i = 0; i < toInput.length; i++) {
+      const [slope, other] = [activationSlope(activation, before[i]!), residual ? residual.data[i]! : 0]
+      dz.data[i] = masked === 'sum' ? (toInput[i]! + other) * slope : toInput[i]! * (masked === 'own' ? slope : 1) + other
+    }
     dfilter.data.set(toFilter)
     const [mean, variance] = [inputs[6], inputs[7]]
     if (!mean || !variance) return

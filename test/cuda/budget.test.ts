@@ -51,11 +51,21 @@ describe('the count', () => {
   })
 })
 
-describe('Xception at 299, 64 pictures, bfloat16, a training step on an H100', () => {
-  it('moves at most 50 GB', () => {
-    const report = traffic(planModel({ model: 'xception', task: 'train', batch: 64, precision: 'bfloat16' }, cudaTarget()).main.program)
-    for (const { kernel, calls, bytes } of report.kernels) console.log(kernel, calls, (bytes / 1e9).toFixed(2))
-    console.log('total', report.bytes / 1e9)
-    expect(report.bytes).toBeLessThan(50e9)
+describe('Xception at 299, 64 pictures, bfloat16, a training step on an H100 or H200', () => {
+  // The fused plan of the roofline is 25.6 GB, the aim 29.5; docs/cuda-kernels.md says what is between.
+  it('moves at most 45 GB', () => {
+    const { bytes, kernels, calls } = traffic(
+      planModel({ model: 'xception', task: 'train', batch: 64, precision: 'bfloat16' }, cudaTarget()).main.program,
+    )
+    console.log(`${(bytes / 1e9).toFixed(2)} GB in ${calls.length} calls`)
+    for (const { kernel, calls: count, bytes: own } of kernels.slice(0, 15)) console.log(`${kernel} ${count} ${(own / 1e9).toFixed(2)} GB`)
+    expect(bytes).toBeLessThan(45e9)
+  })
+  it('moves more without the kernel that makes both gradients of a depthwise convolution', () => {
+    const apart = planModel(
+      { model: 'xception', task: 'train', batch: 64, precision: 'bfloat16' },
+      { ...cudaTarget(), fusesDepthwiseGradients: false },
+    )
+    expect(traffic(apart.main.program).bytes).toBeGreaterThan(52e9)
   })
 })

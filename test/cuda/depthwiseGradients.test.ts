@@ -27,12 +27,17 @@ describe('the kernel', () => {
     [
       'plain',
       () => [tensor(2, 19, 19, 72), tensor(2, 19, 19, 72), tensor(3, 3, 72, 1)],
-      { ...same, inputActivation: 'none', masked: false },
+      { ...same, inputActivation: 'none', masked: 'none' },
     ],
     [
       'normalised, masked, with a residual',
       () => [tensor(2, 11, 21, 40), tensor(2, 11, 21, 40), tensor(3, 3, 40, 1), tensor(40), tensor(40), tensor(2, 11, 21, 40)],
-      { ...same, inputActivation: 'relu', masked: true },
+      { ...same, inputActivation: 'relu', masked: 'own' },
+    ],
+    [
+      'masked behind the residual',
+      () => [tensor(1, 10, 9, 16), tensor(1, 10, 9, 16), tensor(3, 3, 16, 1), null, null, tensor(1, 10, 9, 16)],
+      { ...same, inputActivation: 'relu', masked: 'sum' },
     ],
     [
       'with the sums for batch norm',
@@ -40,20 +45,20 @@ describe('the kernel', () => {
         ...[tensor(2, 19, 11, 72), tensor(2, 19, 11, 72), tensor(3, 3, 72, 1), tensor(72), tensor(72), null, tensor(72)],
         filled(
           [72],
-          tensor(72).data.map((x) => 0.5 + Math.abs(x)),
+          Float32Array.from(tensor(72).data, (x) => 0.5 + Math.abs(x)),
         ),
       ],
-      { ...same, inputActivation: 'relu', masked: true, epsilon: 1e-3 },
+      { ...same, inputActivation: 'relu', masked: 'own', epsilon: 1e-3 },
     ],
     [
       'ELU, asymmetric padding',
       () => [tensor(1, 9, 6, 8), tensor(1, 10, 7, 8), tensor(3, 3, 8, 1), null, tensor(8)],
-      { ...same, padding: [2, 1, 1, 2], inputActivation: 'elu', masked: true },
+      { ...same, padding: [2, 1, 1, 2], inputActivation: 'elu', masked: 'own' },
     ],
     [
       'valid, activated and not masked',
       () => [tensor(1, 5, 7, 16), tensor(1, 3, 5, 16), tensor(3, 3, 16, 1)],
-      { ...same, padding: [0, 0, 0, 0], inputActivation: 'relu', masked: false },
+      { ...same, padding: [0, 0, 0, 0], inputActivation: 'relu', masked: 'none' },
     ],
   ]
   it.each(cases)('%s: what the two gradients give, in both storages and every mode, the same bits', (_, make, attributes) => {
@@ -80,7 +85,7 @@ describe('the kernel', () => {
     const inputs = [store(tensor(1, 32, 32, 64)), store(tensor(1, 32, 32, 64)), store(tensor(3, 3, 64, 1))]
     const executor = emulator().openExecutor('emulator:counting')
     emulator().takeAccounts()
-    runCall(executor, kernel, inputs, { ...same, inputActivation: 'relu', masked: true })
+    runCall(executor, kernel, inputs, { ...same, inputActivation: 'relu', masked: 'own' })
     const { [kernel]: moved } = emulator().takeAccounts()
     const map = byteLength(inputs[0]!.type)
     const halo = (10 * 18) / (8 * 16)
@@ -96,7 +101,7 @@ describe('the kernel', () => {
     const call = (x: TensorType, filter: TensorType, attributes: Attributes) =>
       executor.workspaceBytes(kernel, [x, x, filter], [x, { ...filter, dtype: 'float32' }], {
         inputActivation: 'none',
-        masked: false,
+        masked: 'none',
         ...attributes,
       })
     expect(() => call(type(1, 4, 4, 12), type(3, 3, 12, 1), same)).toThrow(/channels must be a multiple of 8/)
@@ -124,10 +129,10 @@ describe('the pass', () => {
   it('makes one call of both, takes the shortcut in, and masks by the ReLU in front', () => {
     const calls = kernels(cudaTarget())
     const names = calls.map((call) => call.kernel)
-    for (const name of [...apart, 'unaryGradient']) expect(names.filter((other) => other === name && name !== 'unaryGradient')).toEqual([])
+    for (const name of apart) expect(names).not.toContain(name)
     const [fused] = calls.filter((call) => call.kernel === kernel)
     expect(fused!.inputs[5]).not.toBeNull()
-    expect(fused!.attributes).toMatchObject({ masked: true, inputActivation: 'relu' })
+    expect(fused!.attributes).toMatchObject({ masked: 'own', inputActivation: 'relu' })
     const without = kernels(cudaTarget(), { residual: false }).find((call) => call.kernel === kernel)!
     expect(without.inputs[5] ?? null).toBeNull()
   })
@@ -135,6 +140,21 @@ describe('the pass', () => {
     const names = kernels(cudaTarget(), options).map((call) => call.kernel)
     for (const name of apart) expect(names).toContain(name)
     expect(names).not.toContain(kernel)
+  })
+  it('masks the sum where the ReLU stands in front of branch and shortcut', () => {
+    const both = trace((traced) => {
+      const x = traced.input('x', type(2, 9, 10, 16))
+      const z = relu(square(x))
+      const d = traced.input('d', type(3, 3, 16, 1))
+      const loss = mean(square(add(depthwiseConv2d(z, d), pointwiseConv2d(z, traced.input('p', type(16, 16))))))
+      differentiate(traced, loss, [x, d]).forEach((gradient, i) => traced.output(`g${i}`, gradient!))
+    })
+    const calls = compileGraph(both, cudaTarget()).main.program.calls
+    const functions = calls.filter((call) => call.kernel === 'unaryGradient').map(({ attributes }) => attributes.function)
+    expect(functions).not.toContain('relu')
+    const [fused] = calls.filter((call) => call.kernel === kernel)
+    expect(fused!.attributes.masked).toBe('sum')
+    expect(fused!.inputs[5]).not.toBeNull()
   })
   it("takes the sums of batch norm's gradient, which then reads its operands once", () => {
     const normalised = trace(

@@ -12,10 +12,13 @@
 namespace sepconv::cuda {
 namespace {
 
+// What is multiplied by the activation's derivative: nothing, the convolution's gradient, or its sum with the residual.
+enum class Masked : uint8_t { none, own, sum };
+
 struct GradientsParameters {
   AnyInput x, dy, filter, residual;
   Prologue prologue;
-  bool masked;
+  Masked masked;
   Input mean, variance;  // absent: no sums for batch norm
   float epsilon;
   AnyOutput dz;
@@ -106,15 +109,18 @@ __global__ void __launch_bounds__(gradientsThreads, gradientsMinBlocks)
       for (int i = 0; i < strip; ++i) {
         if (ox + i >= w.outWidth) continue;
         const int64_t to = at + int64_t{i} * p.channels;
-        if (p.masked) {
+        const auto mask = [&](Masked when) {
+          if (p.masked != when) return;
           ARCH_UNROLL
           for (int e = 0; e < vector; ++e) acc[i][e] *= slopeOfResult(z[i][e], p.prologue.activation);
-        }
+        };
+        mask(Masked::own);
         if (p.residual.present()) {
           const Floats<vector> residual = p.residual.load<vector>(to);
           ARCH_UNROLL
           for (int e = 0; e < vector; ++e) acc[i][e] += residual[e];
         }
+        mask(Masked::sum);
         p.dz.store<vector>(to, acc[i]);
       }
       if (!statistics) continue;
@@ -190,7 +196,7 @@ class DepthwiseGradients final : public Kernel {
   DepthwiseGradients(const CallDescription& call, const DeviceProperties& device)
       : problem_(checkDepthwiseGradients(call)),
         config_(chooseDepthwiseGradients(problem_, device)),
-        masked_(call.attributes.flag("masked")),
+        masked_(maskedOf(call)),
         rows_(call.has(6) ? 11 : 9),
         epsilon_(call.has(6) ? static_cast<float>(call.attributes.number("epsilon")) : 0.f) {
     const Window& w = problem_.window;
@@ -250,9 +256,17 @@ class DepthwiseGradients final : public Kernel {
   }
 
  private:
+  static Masked maskedOf(const CallDescription& call) {
+    const std::string name = call.attributes.text("masked", "none");
+    if (name == "own") return Masked::own;
+    if (name == "sum") return Masked::sum;
+    if (name != "none") refuse(call, "masked must be none, own or sum, got '" + name + "'");
+    return Masked::none;
+  }
+
   const DepthwiseProblem problem_;
   const FilterGradientConfig config_;
-  const bool masked_;
+  const Masked masked_;
   const int rows_;
   const float epsilon_;
   int64_t elements_, outElements_, filterElements_, partials_;

@@ -20,6 +20,8 @@ interface Pair {
   /** The sum that takes the data gradient, and its other operand. */
   readonly sum?: Node
   readonly residual?: Value
+  /** The derivative of the activation in front, which takes that sum. */
+  readonly mask?: Node
   /** Batch norm's gradient, which takes dz and normalises the same x. */
   readonly norm?: Node
 }
@@ -38,7 +40,7 @@ export function fuseDepthwiseGradients(graph: Graph, target: Target): Graph {
     const pair = pairs.get(node)
     if (pair) {
       // Where the first of the two stands: whoever reads either comes later.
-      const { data, filter, sum, residual, norm } = pair
+      const { data, filter, sum, mask, residual, norm } = pair
       const x = inputNamed(filter, 'x')
       const inputs = {
         ...{ x, gradient: inputNamed(filter, 'gradient'), filter: inputNamed(data, 'filter') },
@@ -48,18 +50,18 @@ export function fuseDepthwiseGradients(graph: Graph, target: Target): Graph {
       const { strides, dilations, padding, inputActivation } = filter.attributes
       const attributes = {
         ...{ strides: strides!, dilations: dilations!, padding: padding!, inputActivation: inputActivation! },
-        masked: inputNamed(data, 'x') !== null,
+        masked: mask ? 'sum' : inputNamed(data, 'x') ? 'own' : 'none',
         ...(norm && { epsilon: norm.attributes.epsilon! }),
       }
       const [dz, dfilter, dgamma, dbeta] = out.emit(opDefinition(NAME), withInputs(NAME, [], inputs).map(mapped), attributes, data.scope)
       map.set(data.outputs[0]!, dz!)
       map.set(filter.outputs[0]!, dfilter!)
-      if (sum) map.set(sum.outputs[0]!, dz!)
+      for (const part of [sum, mask]) if (part) map.set(part.outputs[0]!, dz!)
       if (norm) {
         map.set(norm.outputs[1]!, dgamma!)
         map.set(norm.outputs[2]!, dbeta!)
       }
-      for (const part of [data, filter, sum]) if (part) done.add(part)
+      for (const part of [data, filter, sum, mask]) if (part) done.add(part)
       continue
     }
     if (norms.has(node)) {
@@ -107,16 +109,27 @@ function findPairs(graph: Graph): Map<Node, Pair> {
     const sum = others.length === 0 && reader?.name === 'binary' && reader.attributes.function === 'add' ? reader : undefined
     const residual = sum?.inputs.find((value) => value !== dz)
     const added = sum && residual && before(residual) && residual.dtype === dz.dtype && residual.shape.join() === dz.shape.join()
+    const mask = added && !inputNamed(data, 'x') ? maskOf(readBy.get(sum.outputs[0]!) ?? [], filter) : undefined
     const norm = (readBy.get(dz) ?? []).find((other) => other?.name === 'batchNormGradient' && normalises(other, data, filter))
     const pair: Pair = {
       data,
       filter,
       ...(added && { sum, residual }),
+      ...(mask && { mask }),
       ...(norm && [norm.inputs[2]!, norm.inputs[3]!].every(before) && { norm }),
     }
     pairs.set(data, pair).set(filter, pair)
   }
   return pairs
+}
+
+/** The only reader of the sum, where it is the derivative of the filter gradient's prologue at the same x. */
+function maskOf(readBy: readonly (Node | null)[], filter: Node): Node | undefined {
+  const [reader, ...others] = readBy
+  if (others.length > 0 || reader?.name !== 'unaryGradient' || inputNamed(filter, 'inputScale') || inputNamed(filter, 'inputShift'))
+    return undefined
+  const same = reader.attributes.function === filter.attributes.inputActivation && reader.inputs[1] === inputNamed(filter, 'x')
+  return same ? reader : undefined
 }
 
 /** Whether a batch norm's gradient takes dz as its dy and normalises the x that the filter gradient reads. */
