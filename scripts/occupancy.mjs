@@ -50,6 +50,20 @@ export const FAST = [
     shared: 47104,
   },
   {
+    title: 'both gradients of 3x3, float32',
+    kernel: 'depthwiseGradients<float>',
+    file: 'depthwise_gradients.cu',
+    threads: 128,
+    shared: 27136,
+  },
+  {
+    title: 'both gradients of 3x3, bfloat16',
+    kernel: 'depthwiseGradients<sepconv::arch::Bfloat16>',
+    file: 'depthwise_gradients.cu',
+    threads: 128,
+    shared: 27136,
+  },
+  {
     title: 'pointwise 128x128, float32',
     kernel: 'gemmSimt<Tile<128, 128, 8, 8, 8, 2>, MatrixOperand<true>, MatrixOperand<false>, 4>',
     file: 'pointwise.cu',

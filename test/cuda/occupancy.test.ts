@@ -67,6 +67,15 @@ describe('threads and shared memory of the launches', () => {
       ],
       { ...window(5), kernelSize: [5, 5] },
     ],
+    'both gradients of 3x3': () => [
+      'depthwiseConv2dGradients',
+      [
+        [1, 16, 16, 64],
+        [1, 16, 16, 64],
+        [3, 3, 64, 1],
+      ],
+      { ...window(3), masked: 'none' },
+    ],
     'pointwise gradient of separable': () => [
       'separableConv2dPointwiseGradient',
       [
