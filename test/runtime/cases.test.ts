@@ -8,7 +8,7 @@ import { Cases, makers, reference } from './cases.js'
 const DRAWS = 120
 /**
  * What has one value: the width of a panel is the executor's, pairs are bfloat16's (bfloat16.test.ts), pools share the geometry of
- * convolutions but are not dilated. On cuda alone: updates that move averages too (test/cuda/average.test.ts), separable convolutions
+ * convolutions but are not dilated, both gradients of a depthwise convolution come from one kernel where strides and dilations are 1. On cuda alone: updates that move averages too (test/cuda/average.test.ts), separable convolutions
  * that emit statistics (test/cuda/separable.test.ts).
  */
 const FIXED: Readonly<Record<string, readonly string[]>> = {
@@ -18,6 +18,7 @@ const FIXED: Readonly<Record<string, readonly string[]>> = {
   avgPool2d: ['dilations'],
   avgPool2dGradient: ['dilations'],
   separableConv2d: ['statistics'],
+  depthwiseConv2dGradients: ['strides', 'dilations'],
   sgdUpdate: ['averaged'],
   rmspropUpdate: ['averaged'],
   adamUpdate: ['averaged'],

@@ -273,7 +273,7 @@ export const makers = (panel: number): Readonly<Record<string, Maker>> => ({
       ],
       attributes: {
         ...{ strides: [1, 1], dilations: [1, 1], padding: [top, bottom, left, right], inputActivation },
-        ...{ masked: c.pick('none', 'own', 'sum'), epsilon: 1e-3 },
+        ...{ masked: c.pick('none', 'own', 'sum'), epsilon: c.pick(1e-3, 0.1) },
       },
     }
   },
