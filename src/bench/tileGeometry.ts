@@ -5,13 +5,13 @@ import type { TunedCall } from '../runtime/tuner.js'
 
 /** A tile on a GPU of so many multiprocessors. */
 export interface TileGeometry {
-  /** Blocks of one launch; of a product whose depth is split, before the splits. */
+  /** Blocks of one launch, splits of the depth included. */
   readonly blocks: number
   /** Blocks per multiprocessor. */
   readonly waves: number
   /**
    * Outputs that are asked for over outputs that are computed: what hangs over the edge, and multiprocessors that have nothing left to do
-   * in the last wave. Where depth is split, splits fill the device and only the edge counts.
+   * in the last wave.
    */
   readonly useful: number
 }
@@ -19,18 +19,18 @@ export interface TileGeometry {
 /** Blocks of depthwise kernels hold 128 bytes per position. */
 const TILE_BYTES = 128
 
-/** @param tile `'192x184'`: rows by columns of a product, height by width of a depthwise tile; `undefined` for kernels without such a shape. */
-export function tileGeometry(call: TunedCall, tile: string, multiprocessors: number): TileGeometry | undefined {
+/** @param tile `'192x184'`: rows by columns of a product, height by width of a depthwise tile; `undefined` for kernels without such a shape. @param splits parts that a product's depth is cut into. */
+export function tileGeometry(call: TunedCall, tile: string, multiprocessors: number, splits = 1): TileGeometry | undefined {
   const [height, width] = tile.split('x').map(Number)
   const outputs = outputGrid(call)
   if (!outputs || !height || !width) return undefined
-  const { count, rows, columns, perBlock, splits } = outputs
+  const { count, rows, columns, perBlock } = outputs
   // An image smaller than the tile cuts it.
   const [tall, wide] = perBlock === undefined ? [height, width] : [Math.min(height, rows), Math.min(width, 4 * Math.ceil(columns / 4))]
-  const blocks = count * Math.ceil(rows / tall) * Math.ceil(columns / wide)
+  const tiles = count * Math.ceil(rows / tall) * Math.ceil(columns / wide)
+  const [blocks, edge] = [tiles * splits, (count * rows * columns) / (tiles * tall * wide)]
   const waves = blocks / multiprocessors
-  const edge = (count * rows * columns) / (blocks * tall * wide)
-  return { blocks, waves, useful: splits ? edge : (edge * waves) / Math.ceil(waves) }
+  return { blocks, waves, useful: (edge * waves) / Math.ceil(waves) }
 }
 
 interface Grid {
@@ -40,7 +40,6 @@ interface Grid {
   readonly columns: number
   /** Channels of a depthwise block. */
   readonly perBlock?: number
-  readonly splits?: boolean
 }
 
 function outputGrid([kernel, , [y], attributes]: TunedCall): Grid | undefined {
@@ -55,19 +54,15 @@ function outputGrid([kernel, , [y], attributes]: TunedCall): Grid | undefined {
     }
     case 'pointwiseConv2d':
     case 'pointwiseConv2dInputGradient':
+    case 'pointwiseConv2dFilterGradient':
     case 'separableConv2d':
+    case 'separableConv2dPointwiseGradient':
       return { count: 1, rows: positions(y), columns: channels }
     case 'conv2d':
-    case 'conv2dInputGradient': {
-      const groups = Number(attributes.groups ?? 1)
-      return { count: groups, rows: positions(y), columns: channels / groups }
-    }
-    case 'pointwiseConv2dFilterGradient':
-    case 'separableConv2dPointwiseGradient':
-      return { count: 1, rows: positions(y), columns: channels, splits: true }
+    case 'conv2dInputGradient':
     case 'conv2dFilterGradient': {
       const groups = Number(attributes.groups ?? 1)
-      return { count: groups, rows: positions(y), columns: channels / groups, splits: true }
+      return { count: groups, rows: positions(y), columns: channels / groups }
     }
     default:
       return undefined

@@ -190,8 +190,16 @@ function tunedCalls({ calls, buffers }: Program): TunedCall[] {
 const bytesOf = ([, inputs, outputs]: TunedCall): number =>
   [...inputs, ...outputs].reduce((sum, type) => sum + (type ? byteLength(type) : 0), 0)
 
+interface Choice {
+  readonly tiles: readonly string[]
+  readonly description: string
+  readonly rule: string | null
+  /** Parts that this tile's product cuts its depth into. */
+  splits(tile: string): number
+}
+
 /** The rule's kernel, and which of the tiles it is: the one that, named, gives the same kernel. */
-function choiceOf(call: TunedCall, multiprocessors: number, major: number): { tiles: string[]; description: string; rule: string | null } {
+function choiceOf(call: TunedCall, multiprocessors: number, major: number): Choice {
   const [kernel, inputs, outputs, attributes] = call
   const describe = (tile?: string) => {
     try {
@@ -208,20 +216,22 @@ function choiceOf(call: TunedCall, multiprocessors: number, major: number): { ti
     }
   }
   const { description, tiles } = describe()
-  return { tiles, description, rule: tiles.length < 2 ? null : (tiles.find((tile) => describe(tile).description === description) ?? null) }
+  const variants = new Map(tiles.length < 2 ? [] : tiles.map((tile) => [tile, describe(tile).description]))
+  const rule = tiles.find((tile) => variants.get(tile) === description) ?? null
+  return { tiles, description, rule, splits: (tile) => Number(/(\d+) splits/.exec(variants.get(tile) ?? '')?.[1] ?? 1) }
 }
 
 function rowOf(
   call: TunedCall,
   count: number,
-  { tiles, description, rule }: ReturnType<typeof choiceOf>,
+  { tiles, description, rule, splits }: Choice,
   times: TileTimes | undefined,
   state: TuneRow['state'],
   multiprocessors: number,
   reason: string | undefined,
 ): TuneRow {
   const candidates = tiles.map((tile): TileCandidate => {
-    const geometry = tileGeometry(call, tile, multiprocessors)
+    const geometry = tileGeometry(call, tile, multiprocessors, splits(tile))
     const time = times?.[tile]
     return {
       ...{ tile, microseconds: time === undefined ? null : Math.round(time / 10) / 100 },

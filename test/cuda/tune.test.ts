@@ -96,7 +96,7 @@ describe('the explanation', () => {
     expect(useful).toBeCloseTo(((11552 * 728) / (11712 * 736)) * (244 / 264), 10)
     expect(tileGeometry(call, '128x256', 132)!.blocks).toBe(91 * 3)
   })
-  it('cuts depthwise tiles to the image, and takes splits for a full device', () => {
+  it('cuts depthwise tiles to the image, and counts the splits of a depth', () => {
     const x = half(1, 6, 10, 128)
     expect(tileGeometry(['depthwiseConv2d', [x, half(3, 3, 128, 1)], [x], {}], '8x16', 132)).toEqual({
       blocks: 2,
@@ -104,7 +104,7 @@ describe('the explanation', () => {
       useful: (120 / 144) * (2 / 132),
     })
     const gradient = ['pointwiseConv2dFilterGradient', [half(64, 96), half(64, 96)], [half(96, 96)], {}] as const
-    expect(tileGeometry(gradient, '128x128', 132)!.useful).toBe((96 * 96) / 128 ** 2)
+    expect(tileGeometry(gradient, '128x128', 132, 33)).toEqual({ blocks: 33, waves: 0.25, useful: ((96 * 96) / 128 ** 2) * 0.25 })
   })
   it('of the rule needs no GPU: candidates, its choice by compute capability, no times', async () => {
     const report = (await json('tune', '--dry-run', '--batch', '32')) as TuneReport
@@ -119,6 +119,11 @@ describe('the explanation', () => {
     })
     expect(middle.candidates.map(({ microseconds }) => microseconds)).toEqual(Array(middle.candidates.length).fill(null))
     expect([report.path, report.measured]).toEqual([null, 0])
+    const { rows } = (await json('tune', '--dry-run', '--batch', '64', '--training')) as TuneReport
+    const gradient = rows.find(({ kernel }) => kernel === 'pointwiseConv2dFilterGradient')!
+    const [, splits] = /, (\d+) splits/.exec(gradient.variant)!
+    expect(gradient.candidates.find(({ tile }) => tile === gradient.rule)!.blocks! % Number(splits)).toBe(0)
+    expect(gradient.candidates.every(({ waves }) => waves! > 0.8)).toBe(true)
     const ampere = (await json('tune', '--dry-run', '--batch', '32', '--capability', '8')) as TuneReport
     expect(ampere.multiprocessors).toBe(108)
     expect(ampere.rows.every(({ variant }) => !variant.includes('wgmma'))).toBe(true)
