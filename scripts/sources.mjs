@@ -3,8 +3,8 @@
 //   node scripts/sources.mjs common|cuda|...        files of that group, one per line (binding.gyp)
 //   node scripts/sources.mjs isa NAME               the file of one instruction set;  flags NAME: its compiler flags
 //   node scripts/sources.mjs version|napi|nvcc|cudart|cuda-include|gencode
-// SEPCONV_ARCH names the processor to compile for where it is not this one (scripts/check-neon.mjs). SEPCONV_CUDA=0 hides nvcc;
-// SEPCONV_CUDA_ARCHITECTURES (as CMAKE_CUDA_ARCHITECTURES) overrides the default: the GPU that is in the machine, else sm_80, its PTX
+// SEPCONV_ARCH names the processor to compile for where it is not this one (scripts/check-neon.mjs). SEPCONV_CUDA=0 hides nvcc,
+// SEPCONV_CUDA=1 asks for it. SEPCONV_CUDA_ARCHITECTURES (as CMAKE_CUDA_ARCHITECTURES) overrides the default: the GPU that is in the machine, else sm_80, its PTX
 // (for everything newer), and sm_90a.
 
 import { execFileSync, spawnSync } from 'node:child_process'
@@ -16,6 +16,13 @@ import { fileURLToPath } from 'node:url'
 const root = path.dirname(path.dirname(fileURLToPath(import.meta.url)))
 const list = JSON.parse(readFileSync(path.join(root, 'native/sources.json'), 'utf8'))
 const arch = process.env.SEPCONV_ARCH || process.arch
+
+/** A setting that was misspelt would build something else than was meant, for minutes. */
+function refuse(name, expected) {
+  console.error(`sources.mjs: ${name}: expected ${expected}, got '${process.env[name]}'`)
+  process.exit(1)
+}
+for (const name of ['SEPCONV_CUDA', 'SEPCONV_WIDE']) if (!['', '0', '1'].includes(process.env[name] ?? '')) refuse(name, '0 or 1')
 
 /** Files that the patterns of a group name, relative to the root; `*` stands for a file's stem only. */
 function files(group) {
@@ -52,6 +59,7 @@ function toolkit() {
     const top = /^#\$ TOP=(.*)$/m.exec(stderr ?? '')?.[1]
     if (top && existsSync(path.join(top, 'bin/nvcc'))) return realpathSync(top)
   }
+  if (process.env.SEPCONV_CUDA === '1') refuse('SEPCONV_CUDA', 'nvcc on the PATH, in CUDA_PATH or in /usr/local/cuda')
   return ''
 }
 
@@ -69,7 +77,13 @@ function inToolkit(folder, file) {
 
 /** Compiling for the GPU at hand alone halves the time of a local build. What runs well from sm_80 code is not built again for 86 and 89. */
 function architectures() {
-  if (process.env.SEPCONV_CUDA_ARCHITECTURES) return process.env.SEPCONV_CUDA_ARCHITECTURES.split(/[;,]/)
+  const given = process.env.SEPCONV_CUDA_ARCHITECTURES
+  if (given) {
+    const names = given.split(/[;,]/)
+    if (!names.every((name) => /^\d{2,3}[af]?(-real|-virtual)?$/.test(name)))
+      refuse('SEPCONV_CUDA_ARCHITECTURES', "names such as 80, 90a-real or 80-virtual with ';' between them")
+    return names
+  }
   try {
     const text = execFileSync('nvidia-smi', ['--query-gpu=compute_cap', '--format=csv,noheader'], {
       encoding: 'utf8',

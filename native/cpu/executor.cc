@@ -7,13 +7,12 @@
 #include <algorithm>
 #include <chrono>
 #include <fstream>
-#include <mutex>
-#include <set>
 #include <thread>
 #if defined(__linux__)
 #include <sched.h>
 #endif
 
+#include "../kernels/arena.h"
 #include "allocator.h"
 #include "float_mode.h"
 #include "kernel.h"
@@ -129,8 +128,7 @@ class CpuExecutor final : public Executor {
     MemoryReport report;
     report.allocated = allocator_->allocated();
     report.peak = allocator_->peak();
-    std::lock_guard<std::mutex> lock(mutex_);
-    report.arena = arena_ ? arena_->bytes() : 0;
+    report.arena = arena_.bytes();
     return report;
   }
 
@@ -139,37 +137,13 @@ class CpuExecutor final : public Executor {
   const SimdTable& table() const { return table_; }
   ThreadPool& pool() { return *pool_; }
 
-  // The arena is one block, as large as the largest loaded program needs; a run keeps the block that it started with.
-  void reserveArena(size_t bytes) {
-    std::lock_guard<std::mutex> lock(mutex_);
-    growArena(bytes);
-    arenaSizes_.insert(bytes);
-  }
-  void giveBackArena(size_t bytes) {
-    std::lock_guard<std::mutex> lock(mutex_);
-    arenaSizes_.erase(arenaSizes_.find(bytes));
-    const size_t largest = arenaSizes_.empty() ? 0 : *arenaSizes_.rbegin();
-    if (arena_ && arena_->bytes() > largest) arena_.reset();
-  }
-  std::shared_ptr<Allocation> arena() {
-    std::lock_guard<std::mutex> lock(mutex_);
-    growArena(arenaSizes_.empty() ? 0 : *arenaSizes_.rbegin());
-    return arena_;
-  }
+  SharedArena<CachingAllocator>& arena() { return arena_; }
 
  private:
-  void growArena(size_t bytes) {
-    if (!bytes || (arena_ && arena_->bytes() >= bytes)) return;
-    arena_.reset();  // before the larger one is asked for: the two need not exist side by side
-    arena_ = allocator_->allocate(bytes);
-  }
-
   const SimdTable& table_;
   const std::shared_ptr<CachingAllocator> allocator_;
   std::unique_ptr<ThreadPool> pool_;
-  mutable std::mutex mutex_;
-  std::shared_ptr<Allocation> arena_;
-  std::multiset<size_t> arenaSizes_;  // of the loaded programs
+  SharedArena<CachingAllocator> arena_{allocator_};
 };
 
 class CpuProgram final : public LoadedProgram {
@@ -199,10 +173,10 @@ class CpuProgram final : public LoadedProgram {
       addresses_[i] = constants_.back()->data();
       std::vector<uint8_t>().swap(buffer.data);
     }
-    executor.reserveArena(description_.arenaBytes);
+    executor.arena().reserve(description_.arenaBytes);
   }
 
-  ~CpuProgram() override { executor_.giveBackArena(description_.arenaBytes); }
+  ~CpuProgram() override { executor_.arena().giveBack(description_.arenaBytes); }
 
   bool execute(const Run& run) override {
     return runCalls(run, [](size_t) {});
@@ -227,7 +201,7 @@ class CpuProgram final : public LoadedProgram {
   // `before` is told of every call before it starts, and of the end.
   template <class Before>
   bool runCalls(const Run& run, const Before& before) {
-    const std::shared_ptr<Allocation> arena = description_.arenaBytes ? executor_.arena() : nullptr;
+    const std::shared_ptr<Allocation> arena = description_.arenaBytes ? executor_.arena().block() : nullptr;
     resolve(run, arena ? arena->data() : nullptr);
     const SimdScope scope(executor_.table());
     const FlushDenormals flush;

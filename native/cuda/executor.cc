@@ -6,9 +6,8 @@
 
 #include <algorithm>
 #include <list>
-#include <mutex>
-#include <set>
 
+#include "../kernels/arena.h"
 #include "allocator.h"
 
 namespace sepconv::cuda {
@@ -49,8 +48,7 @@ class DeviceExecutor final : public Executor {
     MemoryReport report;
     report.allocated = allocator_->allocated();
     report.peak = allocator_->peak();
-    std::lock_guard<std::mutex> lock(mutex_);
-    report.arena = arena_ ? arena_->bytes() : 0;
+    report.arena = arena_.bytes();
     return report;
   }
 
@@ -66,38 +64,14 @@ class DeviceExecutor final : public Executor {
     return found->second(call, device_->properties());
   }
 
-  void reserveArena(size_t bytes) {
-    std::lock_guard<std::mutex> lock(mutex_);
-    growArena(bytes);
-    arenaSizes_.insert(bytes);
-  }
-  void giveBackArena(size_t bytes) {
-    std::lock_guard<std::mutex> lock(mutex_);
-    arenaSizes_.erase(arenaSizes_.find(bytes));
-    const size_t largest = arenaSizes_.empty() ? 0 : *arenaSizes_.rbegin();
-    if (arena_ && arena_->bytes() > largest) arena_.reset();
-  }
-  // A run keeps the block that it started with, also when a larger program is loaded meanwhile.
-  std::shared_ptr<Allocation> arena() {
-    std::lock_guard<std::mutex> lock(mutex_);
-    growArena(arenaSizes_.empty() ? 0 : *arenaSizes_.rbegin());
-    return arena_;
-  }
+  SharedArena<DeviceAllocator>& arena() { return arena_; }
 
  private:
-  void growArena(size_t bytes) {
-    if (!bytes || (arena_ && arena_->bytes() >= bytes)) return;
-    arena_.reset();  // before the larger one is asked for: the two need not exist side by side
-    arena_ = allocator_->allocate(bytes);
-  }
-
   const std::shared_ptr<DeviceInterface> device_;
   const ExecutorInfo info_;
   const Registry& registry_;
   const std::shared_ptr<DeviceAllocator> allocator_;
-  mutable std::mutex mutex_;
-  std::shared_ptr<Allocation> arena_;
-  std::multiset<size_t> arenaSizes_;  // of the loaded programs
+  SharedArena<DeviceAllocator> arena_{allocator_};
 };
 
 class DeviceProgram final : public LoadedProgram {
@@ -120,10 +94,10 @@ class DeviceProgram final : public LoadedProgram {
       constants_[i] = executor.allocate(buffer.bytes);
       executor.device().copyIn(constants_[i]->data(), buffer.data.data(), buffer.bytes);
     }
-    executor.reserveArena(description_.arenaBytes);
+    executor.arena().reserve(description_.arenaBytes);
   }
 
-  ~DeviceProgram() override { executor_.giveBackArena(description_.arenaBytes); }
+  ~DeviceProgram() override { executor_.arena().giveBack(description_.arenaBytes); }
 
   bool execute(const Run& run) override {
     const std::shared_ptr<Allocation> arena = arenaOfRun();
@@ -169,7 +143,7 @@ class DeviceProgram final : public LoadedProgram {
     return true;
   }
 
-  std::shared_ptr<Allocation> arenaOfRun() { return description_.arenaBytes ? executor_.arena() : nullptr; }
+  std::shared_ptr<Allocation> arenaOfRun() { return description_.arenaBytes ? executor_.arena().block() : nullptr; }
 
   std::vector<char*> resolve(const Run& run, const Allocation* arena) const {
     const std::vector<BufferDescription>& buffers = description_.buffers;
