@@ -98,13 +98,14 @@ class CpuExecutor final : public Executor {
   CpuExecutor(const SimdTable& table, int threads)
       : table_(table),
         allocator_(std::make_shared<CachingAllocator>(std::min(physicalMemory() / 8, size_t{1} << 30))),
-        pool_(std::make_unique<ThreadPool>(threads)) {}
+        threads_(threads),
+        pool_(poolOf(threads)) {}
 
   ExecutorInfo info() const override {
     ExecutorInfo info = executorInfo();
     info.properties["isa"] = std::string(table_.name);
     info.properties["panel"] = static_cast<double>(table_.gemm.panel);
-    info.properties["threads"] = static_cast<double>(pool_->threads());
+    info.properties["threads"] = static_cast<double>(threads_);
     return info;
   }
 
@@ -132,7 +133,10 @@ class CpuExecutor final : public Executor {
     return report;
   }
 
-  void setThreads(int threads) override { pool_ = std::make_unique<ThreadPool>(threads); }
+  void setThreads(int threads) override {
+    pool_ = poolOf(threads);
+    threads_ = threads;
+  }
 
   const SimdTable& table() const { return table_; }
   ThreadPool& pool() { return *pool_; }
@@ -140,8 +144,15 @@ class CpuExecutor final : public Executor {
   SharedArena<CachingAllocator>& arena() { return arena_; }
 
  private:
+  // More threads than processors would wait for each other's turns: with four on two, Xception takes three times as
+  // long. Results do not depend on their number, so what was asked for is reported and what can run is started.
+  static std::unique_ptr<ThreadPool> poolOf(int threads) {
+    return std::make_unique<ThreadPool>(std::min(threads, availableThreads()));
+  }
+
   const SimdTable& table_;
   const std::shared_ptr<CachingAllocator> allocator_;
+  int threads_;
   std::unique_ptr<ThreadPool> pool_;
   SharedArena<CachingAllocator> arena_{allocator_};
 };

@@ -85,6 +85,9 @@ describe('memory plan', () => {
     const { arenaBytes } = compileGraph(graph, target).main.program
     const limited = compileGraph(graph, target, { memoryLimit: Math.floor(arenaBytes * 0.9) }).main.program
     expect(limited.arenaBytes).toBeLessThanOrEqual(arenaBytes * 0.9)
+    const scarcely = compileGraph(graph, target, { memoryLimit: arenaBytes - 1 }).main.program
+    expect(scarcely.arenaBytes).toBeLessThan(arenaBytes)
+    expect(scarcely.calls.length).toBeLessThan(limited.calls.length)
     expect(() => compileGraph(graph, target, { memoryLimit: 1000 })).toThrow(expect.objectContaining({ code: 'ERR_MEMORY' }))
   })
 })

@@ -1,8 +1,8 @@
 // The native CPU executor through the executor interface, on small programs built by hand: order, aborts, lifetimes, errors, cost.
 
 import { spawnSync } from 'node:child_process'
-import { mkdtempSync, writeFileSync } from 'node:fs'
-import { tmpdir } from 'node:os'
+import { mkdtempSync, readdirSync, writeFileSync } from 'node:fs'
+import { availableParallelism, tmpdir } from 'node:os'
 import path from 'node:path'
 import { Worker } from 'node:worker_threads'
 import { afterEach, describe, expect, test, vi } from 'vitest'
@@ -122,6 +122,15 @@ describe.skipIf(!native.addon)('native cpu executor', () => {
     expect(listed.find(({ name }) => name === 'cpu')).toMatchObject({ available: true })
     expect(listed.some(({ name }) => name.startsWith('cuda'))).toBe(true)
     for (const { available, code, reason } of listed) if (!available) expect([typeof code, typeof reason]).toEqual(['string', 'string'])
+  })
+
+  test.runIf(process.platform === 'linux')('starts no more threads than there are processors', () => {
+    const running = () => readdirSync('/proc/self/task').length
+    const executor = new NativeCpuExecutor({ threads: 1 })
+    const before = running()
+    executor.setThreads(availableParallelism() + 40)
+    expect(executor.threads).toBe(availableParallelism() + 40)
+    expect(running() - before).toBeLessThan(availableParallelism() + 20)
   })
 
   test('runs a program, asynchronously and on the calling thread', async () => {

@@ -259,7 +259,10 @@ class DepthwiseConv2dFilterGradient : public Kernel {
     const float* x = staging_.run(a.pool, operands, a.input(0), a.workspace);
     auto* partial = reinterpret_cast<float*>(static_cast<char*>(a.workspace) + staged_);
     const DepthwiseWindow window = windowOf(shape_);
-    a.pool.run(blocks_, [&](int64_t block, int) {
+    // From the last block to the first: the input gradient of the pointwise half was written upwards, so its end is
+    // still in L3, and the depthwise input gradient, which follows, starts where this stops.
+    a.pool.run(blocks_, [&](int64_t task, int) {
+      const int64_t block = blocks_ - 1 - task;
       float* sums = partial + block * size;
       std::fill(sums, sums + size, 0.0f);
       const int64_t end = std::min((block + 1) * rowsPerBlock_, g.batch * g.outHeight);

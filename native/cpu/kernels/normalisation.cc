@@ -152,8 +152,10 @@ class BatchNormGradient : public Kernel {
     const int64_t c = blocks_.channels;
     auto* partial = static_cast<float*>(arguments.workspace);
     float *a = partial + 2 * blocks_.count * c, *b = a + c, *d = b + c;
-    arguments.pool.run(blocks_.count, [&](int64_t block, int) {
-      const int64_t start = blocks_.start(block), rows = blocks_.rowsOf(block);
+    // From the last block to the first: the kernel before wrote dy upwards and left its end in L3, and the second pass
+    // starts where this one stops.
+    arguments.pool.run(blocks_.count, [&](int64_t task, int) {
+      const int64_t block = blocks_.count - 1 - task, start = blocks_.start(block), rows = blocks_.rowsOf(block);
       float* sum = partial + 2 * block * c;
       if (blocks_.half)
         simd().bf16->gradientSums(arguments.input<uint16_t>(0) + start, arguments.input<uint16_t>(1) + start, mean,

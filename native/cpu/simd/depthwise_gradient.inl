@@ -19,6 +19,7 @@ struct Slice {
   const float* taps[kTaps];
   float* tapSums[kTaps];
   ptrdiff_t step;
+  ptrdiff_t nextInput, nextGradient;  // sliding: from a row to the one that the next output row adds
 };
 using SliceFunction = void (*)(const Slice&);
 
@@ -30,7 +31,8 @@ inline VectorInt lanesFrom(ptrdiff_t first) {
 }
 
 // Columns [0, K - 1) of the inputs belong to fewer than K pixels, as do those past the last pixel; either may be
-// padding. Needs at least K - 1 pixels, and no padding in between.
+// padding. Needs at least K - 1 pixels, and no padding in between. The next row is fetched into L2 meanwhile: a slice
+// jumps from pixel to pixel by all channels, which the hardware does not follow.
 template <int K, int R, Mode mode>
 void slide(const Slice& s) {
   ptrdiff_t done =
@@ -56,6 +58,8 @@ void slide(const Slice& s) {
       }
     }
     for (ptrdiff_t j = K - 1; j < s.pixels; ++j, x += s.pixelDistance, g += s.gradientDistance) {
+      __builtin_prefetch(g + s.nextGradient, 0, 2);
+      __builtin_prefetch(x + (R - 1) * s.rowDistance + s.nextInput, 0, 2);
 #pragma GCC unroll 5
       for (int k = K - 1; k > 0; --k) gradient[k] = gradient[k - 1];
       gradient[0] = load(g);
@@ -195,6 +199,8 @@ void filterGradient(const DepthwiseWindow& w, const DepthwiseOperands& operands,
   s.sumTap = r.sumDistance;
   s.multiplier = w.multiplier;
   s.step = w.strideWidth * w.pixelDistance;
+  s.nextInput = w.strideHeight * w.rowDistance;
+  s.nextGradient = r.pixels * r.gradientDistance;
   for (ptrdiff_t begin = 0; begin < r.channels; begin += block) {
     const ptrdiff_t left = r.channels - begin, channels = left < block + kWidth * w.multiplier ? left : block;
     const ptrdiff_t inputBegin = expand ? begin / w.multiplier : begin;

@@ -1,7 +1,7 @@
 /**
  * Recomputation under a memory limit (Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost"): a forward result that
  * waits for the backward pass is computed again there, if its op is cheap (OpDefinition.recompute) and its inputs wait anyway
- * or are cheap themselves. Largest saving first, until the plan fits.
+ * or are cheap themselves. Largest saving first, no more of them than it takes until the plan fits.
  */
 
 import { SepconvError } from '../../errors.js'
@@ -24,11 +24,23 @@ export function recompute(graph: Graph, memoryLimit: number, target: Target): Gr
         given: memoryLimit,
         hint: 'Use a smaller batch or input size, or raise the limit',
       })
-    // Halving the list per round keeps compilation short: a handful of plans, not one per candidate.
-    const batch = candidates.slice(0, Math.max(1, Math.ceil(candidates.length / 4)))
-    for (const { node } of batch) chosen.add(identity(node))
-    best = repeatLate(best, new Set(batch.map(({ node }) => node)))
-    bytes = arenaBytes(best, target)
+    // A quarter of the list per round keeps compilation short: a handful of plans, not one per candidate.
+    let count = Math.ceil(candidates.length / 4)
+    const repeated = (first: number) => {
+      const graph = repeatLate(best, new Set(candidates.slice(0, first).map(({ node }) => node)))
+      return { graph, bytes: arenaBytes(graph, target) }
+    }
+    let next = repeated(count)
+    // In the round that fits, no more than it takes: the shortest beginning of the list by bisection.
+    for (let low = 1; next.bytes <= memoryLimit && low < count; ) {
+      const middle = (low + count) >> 1
+      const shorter = repeated(middle)
+      if (shorter.bytes <= memoryLimit) [count, next] = [middle, shorter]
+      else low = middle + 1
+    }
+    for (const { node } of candidates.slice(0, count)) chosen.add(identity(node))
+    best = next.graph
+    bytes = next.bytes
   }
   return best
 }
