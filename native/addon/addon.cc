@@ -1,4 +1,4 @@
-// The addon's exports: version, executors(), openExecutor(name, {threads, isa}), openCommunicator(shim),
+// The addon's exports: version, executors(), openExecutor(name, {threads, isa, oversubscribe}), openCommunicator(shim),
 // mapFile(path), describeKernel(…) of describe.cc, and for benchmarks cudaLibraries(), peakGflops(isa, threads,
 // bfloat16) and copyGbps(bytes, threads). No device is touched before executors() or openExecutor() is called.
 #include <napi.h>
@@ -44,9 +44,11 @@ Napi::Value openExecutor(const Napi::CallbackInfo& info) {
     ExecutorOptions options;
     if (info[1].IsObject()) {
       const Napi::Object object = info[1].As<Napi::Object>();
-      const Napi::Value threads = object.Get("threads"), isa = object.Get("isa");
+      const Napi::Value threads = object.Get("threads"), isa = object.Get("isa"),
+                        oversubscribe = object.Get("oversubscribe");
       if (!threads.IsUndefined()) options.threads = toThreads(threads);
       if (isa.IsString()) options.isa = isa.As<Napi::String>().Utf8Value();
+      options.oversubscribe = oversubscribe.IsBoolean() && oversubscribe.As<Napi::Boolean>().Value();
     }
     if (name == "cpu") return ExecutorWrapper::create(info.Env(), cpu::openExecutor(options));
     const int index = cudaIndex(name);

@@ -95,9 +95,10 @@ void giveBackPages(char* data, size_t bytes) {
 
 class CpuExecutor final : public Executor {
  public:
-  CpuExecutor(const SimdTable& table, int threads)
+  CpuExecutor(const SimdTable& table, int threads, bool oversubscribe)
       : table_(table),
         allocator_(std::make_shared<CachingAllocator>(std::min(physicalMemory() / 8, size_t{1} << 30))),
+        oversubscribe_(oversubscribe),
         threads_(threads),
         pool_(poolOf(threads)) {}
 
@@ -146,12 +147,13 @@ class CpuExecutor final : public Executor {
  private:
   // More threads than processors would wait for each other's turns: with four on two, Xception takes three times as
   // long. Results do not depend on their number, so what was asked for is reported and what can run is started.
-  static std::unique_ptr<ThreadPool> poolOf(int threads) {
-    return std::make_unique<ThreadPool>(std::min(threads, availableThreads()));
+  std::unique_ptr<ThreadPool> poolOf(int threads) const {
+    return std::make_unique<ThreadPool>(oversubscribe_ ? threads : std::min(threads, availableThreads()));
   }
 
   const SimdTable& table_;
   const std::shared_ptr<CachingAllocator> allocator_;
+  const bool oversubscribe_;
   int threads_;
   std::unique_ptr<ThreadPool> pool_;
   SharedArena<CachingAllocator> arena_{allocator_};
@@ -309,7 +311,8 @@ std::unique_ptr<Executor> openExecutor(const ExecutorOptions& options) {
     for (int i = 0; i < count; ++i) known += (i ? ", " : "") + std::string(names[i]);
     throw Error("ERR_DEVICE", "isa '" + options.isa + "' is not available on this processor: there is " + known);
   }
-  return std::make_unique<CpuExecutor>(*table, options.threads > 0 ? options.threads : availableThreads());
+  return std::make_unique<CpuExecutor>(*table, options.threads > 0 ? options.threads : availableThreads(),
+                                       options.oversubscribe);
 }
 
 }  // namespace sepconv::cpu

@@ -30,8 +30,9 @@ struct ExecutorInfo {
 };
 
 struct ExecutorOptions {
-  int threads = 0;  // 0: as many as the process may use
-  std::string isa;  // empty: the best one
+  int threads = 0;             // 0: as many as the process may use
+  bool oversubscribe = false;  // starts as many threads as asked for, however few processors there are
+  std::string isa;             // empty: the best one
 };
 
 // A block of device memory, 64-byte aligned. The last owner gives it back, on whatever thread that happens.

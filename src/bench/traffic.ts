@@ -9,7 +9,7 @@ import type { Attributes } from '../graph/graph.js'
 import { byteLength, type TensorType } from '../graph/types.js'
 import { requireNative } from '../runtime/native.js'
 import type { Program } from '../runtime/program.js'
-import type { TunedCall } from '../runtime/tuner.js'
+import { type TunedCall, tunedCalls } from '../runtime/tuner.js'
 
 /** Bytes of one call. */
 export interface Traffic {
@@ -59,13 +59,11 @@ function shareRead(kernel: string, index: number, attributes: Attributes): numbe
  * Counts a program.
  * @throws ERR_DEVICE where the addon was built without CUDA kernels: their choice of tiles decides how large partial sums are.
  */
-export function traffic({ calls, buffers }: Program, { multiprocessors = 132, major = 9 }: TrafficDevice = {}): TrafficReport {
-  const type = (index: number): TensorType => ({ dtype: buffers[index]!.dtype, shape: buffers[index]!.shape })
-  const counted = calls.map(({ kernel, inputs, outputs, attributes, scope }) => {
-    const call: TunedCall = [kernel, inputs.map((index) => (index === null ? null : type(index))), outputs.map(type), attributes]
+export function traffic(program: Program, { multiprocessors = 132, major = 9 }: TrafficDevice = {}): TrafficReport {
+  const counted = tunedCalls(program).map((call, i) => {
     const { workspaceBytes } = requireNative().describeKernel(...call, multiprocessors, major)
     const { read, written } = trafficOf(call, workspaceBytes)
-    return { kernel, scope, bytes: read + written }
+    return { kernel: call[0], scope: program.calls[i]!.scope, bytes: read + written }
   })
   const byKernel = new Map<string, { calls: number; bytes: number }>()
   for (const { kernel, bytes } of counted) {

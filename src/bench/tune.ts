@@ -6,15 +6,14 @@
 
 import { SepconvError } from '../errors.js'
 import type { Precision } from '../graph/precision.js'
-import { byteLength, type TensorType } from '../graph/types.js'
+import { byteLength } from '../graph/types.js'
 import '../models/index.js'
 import { openDevice } from '../runtime/device.js'
 import type { Executor } from '../runtime/executor.js'
 import { cudaTarget, NativeDeviceExecutor, translated } from '../runtime/executors/native.js'
 import type { TileTimes } from '../runtime/measuredTiles.js'
 import { requireNative } from '../runtime/native.js'
-import type { Program } from '../runtime/program.js'
-import { fastest, signatureOf, type TunedCall, tunedDevice, Tuner, type TunerOptions, tuningKey } from '../runtime/tuner.js'
+import { fastest, signatureOf, type TunedCall, tunedCalls, tunedDevice, Tuner, type TunerOptions, tuningKey } from '../runtime/tuner.js'
 import { planModel } from './plan.js'
 import { tileGeometry } from './tileGeometry.js'
 
@@ -175,16 +174,6 @@ function callsOf(options: TuneOptions): { call: TunedCall; count: number }[] {
         }
       }
   return [...found.values()].sort((a, b) => b.bytes * b.count - a.bytes * a.count)
-}
-
-function tunedCalls({ calls, buffers }: Program): TunedCall[] {
-  const type = (index: number): TensorType => ({ dtype: buffers[index]!.dtype, shape: buffers[index]!.shape })
-  return calls.map(({ kernel, inputs, outputs, attributes }) => [
-    kernel,
-    inputs.map((index) => (index === null ? null : type(index))),
-    outputs.map(type),
-    attributes,
-  ])
 }
 
 const bytesOf = ([, inputs, outputs]: TunedCall): number =>

@@ -189,6 +189,16 @@ export const batchNormCoefficientsDefinition = defineOp({
   },
 })
 
+/** Checks dy, x like it, then what has a value per channel, gamma last and optional. */
+function gradientOperands(op: string, inputs: readonly (TensorType | null)[], perChannel: readonly string[]) {
+  const dy = required(op, inputs, 0, 'dy')
+  const channels = checkInput(op, dy)
+  expectType(op, 'x', required(op, inputs, 1, 'x'), dy, 'like dy')
+  for (const [i, name] of perChannel.entries()) expectChannels(op, name, required(op, inputs, 2 + i, name), channels)
+  expectChannels(op, 'gamma', inputs[2 + perChannel.length], channels)
+  return { dy, channels }
+}
+
 /**
  * batchNormGradient: dy[..., c], x[..., c], mean[c], variance[c], gamma?[c] -> dx[..., c], dgamma[c], dbeta[c]. With m rows,
  * inv = 1 / sqrt(variance + epsilon) and xhat = (x - mean) * inv:
@@ -201,12 +211,7 @@ export const batchNormGradientDefinition = defineOp({
   inPlace: [0],
   infer(inputs) {
     const op = 'batchNormGradient'
-    const dy = required(op, inputs, 0, 'dy')
-    const channels = checkInput(op, dy)
-    expectType(op, 'x', required(op, inputs, 1, 'x'), dy, 'like dy')
-    expectChannels(op, 'mean', required(op, inputs, 2, 'mean'), channels)
-    expectChannels(op, 'variance', required(op, inputs, 3, 'variance'), channels)
-    expectChannels(op, 'gamma', inputs[4], channels)
+    const { dy, channels } = gradientOperands(op, inputs, ['mean', 'variance'])
     return [dy, perChannel(channels), perChannel(channels)]
   },
   reference({ inputs, outputs, attributes }) {
@@ -240,14 +245,7 @@ export const batchNormInputGradientDefinition = defineOp({
   outputs: ['dx'],
   inPlace: [0],
   infer(inputs) {
-    const op = 'batchNormInputGradient'
-    const dy = required(op, inputs, 0, 'dy')
-    const channels = checkInput(op, dy)
-    expectType(op, 'x', required(op, inputs, 1, 'x'), dy, 'like dy')
-    for (const [i, name] of ['mean', 'variance', 'dgamma', 'dbeta'].entries())
-      expectChannels(op, name, required(op, inputs, 2 + i, name), channels)
-    expectChannels(op, 'gamma', inputs[6], channels)
-    return [dy]
+    return [gradientOperands('batchNormInputGradient', inputs, ['mean', 'variance', 'dgamma', 'dbeta']).dy]
   },
   reference({ inputs, outputs, attributes }) {
     const [dy, x, mean, variance] = [tensorAt(inputs, 0), tensorAt(inputs, 1), tensorAt(inputs, 2), tensorAt(inputs, 3)]

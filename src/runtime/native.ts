@@ -111,7 +111,7 @@ export interface NativeAddon {
     multiprocessors: number,
     major?: number,
   ): KernelChoice
-  openExecutor(name: string, options?: { threads?: number; isa?: string }): NativeExecutor
+  openExecutor(name: string, options?: { threads?: number; isa?: string; oversubscribe?: boolean }): NativeExecutor
   /** Starts MPI through the shim at this path, once per process. */
   openCommunicator(shim: string): NativeCommunicator
   /** A file's bytes over a private mapping: pages come when they are touched. Must not be cut shorter meanwhile. */

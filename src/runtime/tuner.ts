@@ -19,6 +19,17 @@ export type TunedCall = readonly [
   attributes: Attributes,
 ]
 
+/** The kernel calls of a program, in order. */
+export function tunedCalls({ calls, buffers }: Program): TunedCall[] {
+  const type = (index: number): TensorType => ({ dtype: buffers[index]!.dtype, shape: buffers[index]!.shape })
+  return calls.map(({ kernel, inputs, outputs, attributes }) => [
+    kernel,
+    inputs.map((index) => (index === null ? null : type(index))),
+    outputs.map(type),
+    attributes,
+  ])
+}
+
 /** What is measured, and where it is kept. */
 export interface TunerOptions {
   /** Device, driver and version: whoever has another one measures again. */

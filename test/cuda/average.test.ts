@@ -10,7 +10,8 @@ import { openDevice } from '../../src/runtime/device.js'
 import { ReferenceExecutor } from '../../src/runtime/executors/reference.js'
 import { readState } from '../../src/runtime/state.js'
 import { runCall } from '../../src/runtime/verify.js'
-import { Cases, makers } from '../runtime/cases.js'
+import { Cases } from '../runtime/cases.js'
+import { makers } from '../runtime/makers.js'
 import './emulator.js'
 
 const all = makers(16)

@@ -2,7 +2,7 @@
 
 import { describe } from 'vitest'
 import { NativeDeviceExecutor } from '../../src/runtime/executors/native.js'
-import { makers } from '../runtime/cases.js'
+import { makers } from '../runtime/makers.js'
 import { testDamagedCalls } from '../runtime/damaged.js'
 import { modeNames } from './emulator.js'
 

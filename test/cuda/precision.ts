@@ -10,7 +10,8 @@ import type { TensorType } from '../../src/graph/types.js'
 import type { NativeExecutor } from '../../src/runtime/native.js'
 import { relativeError } from '../../src/runtime/verify.js'
 import { type Filled, filled, generator, runOp, uniform } from '../helpers.js'
-import { Cases, makers, STORED, typeOf } from '../runtime/cases.js'
+import { Cases, STORED, typeOf } from '../runtime/cases.js'
+import { makers } from '../runtime/makers.js'
 import { decode, encode, inferred, runCall } from './calls.js'
 
 /** Where to run: executors of one device that must give the same bits. */

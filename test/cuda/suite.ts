@@ -1,5 +1,5 @@
 /**
- * The parametrised random suite that every executor passes (test/runtime/cases.ts), through the CUDA kernels: on the emulator each
+ * The parametrised random suite that every executor passes (test/runtime/makers.ts), through the CUDA kernels: on the emulator each
  * round in another adversary mode, on hardware all on one device.
  */
 
@@ -7,7 +7,8 @@ import { describe, expect, it } from 'vitest'
 import { opDefinitions } from '../../src/graph/op.js'
 import type { NativeDeviceExecutor } from '../../src/runtime/executors/native.js'
 import { relativeError, runCall } from '../../src/runtime/verify.js'
-import { Cases, makers, reference, NEVER_ALONE } from '../runtime/cases.js'
+import { Cases, reference, NEVER_ALONE } from '../runtime/cases.js'
+import { makers } from '../runtime/makers.js'
 
 /** Float32 sums in another order than the reference's float64. */
 const TOLERANCE = 2e-5

@@ -3,7 +3,8 @@
 import { describe, expect, it } from 'vitest'
 import { opDefinition } from '../../src/graph/op.js'
 import type { Attributes } from '../../src/graph/graph.js'
-import { Cases, makers, reference } from './cases.js'
+import { Cases, reference } from './cases.js'
+import { makers } from './makers.js'
 
 const DRAWS = 120
 /**

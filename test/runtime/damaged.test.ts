@@ -2,7 +2,7 @@
 
 import { describe } from 'vitest'
 import { NativeCpuExecutor, nativeExecutors } from '../../src/runtime/executors/native.js'
-import { bfloat16Makers, cpuMakers, makers } from './cases.js'
+import { bfloat16Makers, cpuMakers, makers } from './makers.js'
 import { testDamagedCalls } from './damaged.js'
 
 const available = nativeExecutors().some(({ name, available: ready }) => name === 'cpu' && ready)

@@ -7,7 +7,8 @@ import { UPDATE_OPS } from '../../src/graph/lower.js'
 import { type DType, elements, sameType, type TensorType, typedArray } from '../../src/graph/types.js'
 import type { NativeDeviceExecutor } from '../../src/runtime/executors/native.js'
 import { runCall } from '../../src/runtime/verify.js'
-import { Cases, type makers, reference, typeOf } from './cases.js'
+import { Cases, reference, typeOf } from './cases.js'
+import type { makers } from './makers.js'
 
 const ROUNDS = 12
 

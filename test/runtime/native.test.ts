@@ -131,6 +131,10 @@ describe.skipIf(!native.addon)('native cpu executor', () => {
     executor.setThreads(availableParallelism() + 40)
     expect(executor.threads).toBe(availableParallelism() + 40)
     expect(running() - before).toBeLessThan(availableParallelism() + 20)
+    executor.setThreads(1)
+    const tested = new NativeCpuExecutor({ threads: availableParallelism() + 40, oversubscribe: true })
+    expect(running() - before).toBeGreaterThanOrEqual(availableParallelism() + 39)
+    tested.setThreads(1)
   })
 
   test('runs a program, asynchronously and on the calling thread', async () => {

@@ -213,6 +213,20 @@ __global__ void __launch_bounds__(gridThreads) gradientApply(const __grid_consta
   p.dx.store<VECTOR>(i, dx);
 }
 
+// dx, the first output, from dy and x, the first inputs, and three coefficients per channel.
+void launchApply(DeviceInterface& device, const char* name, const Arguments& arguments, const TensorType& type,
+                 const Input& mean, const float* coefficients) {
+  const int64_t n = type.elements();
+  const int channels = static_cast<int>(type.dim(-1));
+  const GradientParameters p{view(arguments.inputs[0], n, type.dtype),  view(arguments.inputs[1], n, type.dtype),
+                             view(coefficients, int64_t{3} * channels), mean,
+                             view(arguments.outputs[0], n, type.dtype), channels};
+  if (channels % 4 == 0)
+    launchTasks(device, name, gradientApply<4>, n / 4, p);
+  else
+    launchTasks(device, name, gradientApply<1>, n, p);
+}
+
 class BatchNormGradient final : public Kernel {
  public:
   explicit BatchNormGradient(const CallDescription& call)
@@ -258,16 +272,7 @@ class BatchNormGradient final : public Kernel {
                                          epsilon_,
                                          {},
                                          {}});
-    const GradientParameters p{dy,
-                               x,
-                               view(static_cast<const float*>(coefficients), 3 * channels_),
-                               mean,
-                               view(arguments.outputs[0], n, type_.dtype),
-                               channels_};
-    if (channels_ % 4 == 0)
-      launchTasks(device, "batchNormGradient", gradientApply<4>, n / 4, p);
-    else
-      launchTasks(device, "batchNormGradient", gradientApply<1>, n, p);
+    launchApply(device, "batchNormGradient", arguments, type_, mean, coefficients);
   }
 
  private:
@@ -297,7 +302,6 @@ class BatchNormInputGradient final : public Kernel {
   }
   size_t workspaceBytes() const override { return size_t{3} * static_cast<size_t>(channels_) * sizeof(float); }
   void launch(DeviceInterface& device, const Arguments& arguments) const override {
-    const int64_t n = type_.elements();
     auto* coefficients = static_cast<float*>(arguments.workspace);
     const Input mean = view(arguments.input(2), channels_);
     GradientMergeParameters first{};
@@ -311,16 +315,7 @@ class BatchNormInputGradient final : public Kernel {
     first.channels = channels_;
     first.epsilon = epsilon_;
     launchTasks(device, "batchNormInputGradient (coefficients)", gradientCoefficients, channels_, first);
-    const GradientParameters p{view(arguments.inputs[0], n, type_.dtype),
-                               view(arguments.inputs[1], n, type_.dtype),
-                               view(static_cast<const float*>(coefficients), int64_t{3} * channels_),
-                               mean,
-                               view(arguments.outputs[0], n, type_.dtype),
-                               channels_};
-    if (channels_ % 4 == 0)
-      launchTasks(device, "batchNormInputGradient", gradientApply<4>, n / 4, p);
-    else
-      launchTasks(device, "batchNormInputGradient", gradientApply<1>, n, p);
+    launchApply(device, "batchNormInputGradient", arguments, type_, mean, coefficients);
   }
 
  private:

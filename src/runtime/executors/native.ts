@@ -222,7 +222,7 @@ export class NativeDeviceExecutor implements Executor {
 /** SIMD kernels on a thread pool. */
 export class NativeCpuExecutor extends NativeDeviceExecutor {
   constructor(options: NativeOptions = {}) {
-    super('cpu', { threads: options.threads ?? defaultThreads(), isa: options.isa ?? defaultIsa() })
+    super('cpu', { ...options, threads: options.threads ?? defaultThreads(), isa: options.isa ?? defaultIsa() })
   }
 
   /** Number of threads that take part in a run. Results do not depend on it. */
@@ -246,6 +246,8 @@ export interface NativeOptions {
   threads?: number
   /** Instruction set: `avx512bf16`, `avx512`, `avx2`, `neon`, `scalar`. Default: the environment's `SEPCONV_ISA`, else the best one. */
   isa?: string
+  /** Starts as many threads as asked for, however few processors there are, which costs time: for tests of many threads. Default false. */
+  oversubscribe?: boolean
 }
 
 function defaultThreads(): number {
