@@ -45,7 +45,9 @@ function commit(): string | null {
   try {
     // An installed package lies inside somebody else's repository.
     if (git('rev-parse', '--show-prefix') !== '') return null
-    return git('rev-parse', 'HEAD') + (git('status', '--porcelain', '--untracked-files=no') === '' ? '' : '+')
+    // Results are no part of what is measured: a comparison in parts adds to a file that the first part has changed.
+    const changed = git('status', '--porcelain', '--untracked-files=no', '--', '.', ':!bench/results')
+    return git('rev-parse', 'HEAD') + (changed === '' ? '' : '+')
   } catch {
     return null
   }
