@@ -54,7 +54,7 @@ export interface Experiment {
   /** What a reduced run of it cannot show. */
   readonly limits: string
   /** Curves over epochs by name of the picture, each of some variants; without it one picture has all. */
-  readonly figures?: Readonly<Record<string, readonly string[]>>
+  readonly figures?: Readonly<Record<string, { readonly title: string; readonly variants: readonly string[] }>>
   /** Training steps of the variants are timed as well, in turns, when all runs are done. */
   readonly timed?: boolean
   /** Variants that are drawn as a curve over this number instead of over epochs. */
@@ -230,7 +230,10 @@ const EXPERIMENTS: readonly Experiment[] = [
       ['Inception V3, FC', 'Xception, FC'],
     ],
     paperColumns: { map: 'FastEval14k MAP@100' },
-    figures: { fig7: ['Inception V3, no FC', 'Xception, no FC'], fig8: ['Inception V3, FC', 'Xception, FC'] },
+    figures: {
+      fig7: { title: 'Figure 7: several labels, without fully connected layers', variants: ['Inception V3, no FC', 'Xception, no FC'] },
+      fig8: { title: 'Figure 8: several labels, with fully connected layers', variants: ['Inception V3, FC', 'Xception, FC'] },
+    },
     limits: `${SCALE_LIMITS} ${PADDED} JFT has 350 million pictures of 17,000 classes and is not public; 16 classes cannot show what so many do. The layers of 4096 units are scaled with the width.`,
   },
   {

@@ -172,11 +172,14 @@ async function curves({ title, metric, variants, figures }: Experiment, results:
     return { name, points }
   }
   const pictures = new Map<string, string>()
-  for (const [picture, names] of Object.entries(figures ?? { curves: variants.map(({ name }) => name) })) {
+  for (const [picture, figure] of Object.entries(figures ?? { curves: { title, variants: variants.map(({ name }) => name) } })) {
     // Beyond seven lines a picture is a knot; a sweep has pictures of its own.
-    if (names.length > 7) continue
+    if (figure.variants.length > 7) continue
     const axes = { xAxis: 'epoch', yAxis: METRICS[metric]!, zero: false, points: false }
-    pictures.set(`${picture}.svg`, await lineChart({ title, subtitle: subtitleOf(results), ...axes, lines: names.map(lineOf) }))
+    pictures.set(
+      `${picture}.svg`,
+      await lineChart({ title: figure.title, subtitle: subtitleOf(results), ...axes, lines: figure.variants.map(lineOf) }),
+    )
   }
   return pictures
 }
