@@ -183,18 +183,22 @@ export async function appendLine(path: string, line: string, options: WriteOptio
   }
 }
 
+/** A file's text, UTF-8. @throws SepconvError `ERR_FILE` when the file cannot be read. */
+export async function readText(path: string): Promise<string> {
+  try {
+    return await readFile(path, 'utf8')
+  } catch (error) {
+    throw fileError(error, path, 'read')
+  }
+}
+
 /**
  * The values of a JSON-lines file. Lines that are no JSON are left out when a crash can have torn them, which is any line that
  * stops in mid-value; {@link appendLine} starts a new line after one.
  * @throws SepconvError `ERR_FILE` when the file cannot be read.
  */
 export async function readJsonLines(path: string): Promise<unknown[]> {
-  let text: string
-  try {
-    text = await readFile(path, 'utf8')
-  } catch (error) {
-    throw fileError(error, path, 'read')
-  }
+  const text = await readText(path)
   const values: unknown[] = []
   for (const line of text.split('\n')) {
     if (line.trim() === '') continue

@@ -1,9 +1,8 @@
 /** Flags of MAP@k, and the files that they name. */
 
-import { readFile } from 'node:fs/promises'
 import { type Command, InvalidArgumentError } from 'commander'
 import { SepconvError } from '../errors.js'
-import { fileError } from '../files.js'
+import { readText } from '../files.js'
 import type { MeanAveragePrecisionOptions } from '../meanAveragePrecision.js'
 import { oneOf } from './options.js'
 
@@ -62,18 +61,12 @@ export async function mapOptions(settings: MapSettings, classes: readonly string
   }
 }
 
-async function readText(file: string): Promise<string> {
-  try {
-    return (await readFile(file, 'utf8')).replace(/^\uFEFF/, '')
-  } catch (error) {
-    throw fileError(error, file, 'read')
-  }
-}
+const withoutMark = async (file: string): Promise<string> => (await readText(file)).replace(/^\uFEFF/, '')
 
-const readLines = async (file: string): Promise<string[]> => (await readText(file)).split(/\r?\n/).flatMap((line) => line.trim() || [])
+const readLines = async (file: string): Promise<string[]> => (await withoutMark(file)).split(/\r?\n/).flatMap((line) => line.trim() || [])
 
 async function readWeights(file: string, count: number, indexOf: (file: string, name: string) => number): Promise<number[]> {
-  const text = await readText(file)
+  const text = await withoutMark(file)
   if (!text.trimStart().startsWith('{')) return (await readLines(file)).map(Number)
   let entries: Record<string, unknown>
   try {

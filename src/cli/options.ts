@@ -62,6 +62,15 @@ export const resizeOption = (): Option =>
     "crop (shorter side, then the centre) or squash (the whole picture, as Keras loads it); default: the weights'",
   ).argParser(oneOf('crop', 'squash'))
 
+/** Adds what `predict`, `evaluate` and `embed` take: how pictures are resized, and what computes in which precision. */
+export const addInferenceOptions = (command: Command): Command =>
+  command
+    .addOption(resizeOption())
+    .addOption(deviceOption())
+    .addOption(precisionOption())
+    .addOption(threadsOption())
+    .addOption(jsonOption())
+
 /** `--device` and `--threads` as commands receive them. */
 export interface DeviceSettings {
   device?: string

@@ -3,9 +3,8 @@
  * [identifier, name], as Keras publishes them), or one name per line.
  */
 
-import { readFile } from 'node:fs/promises'
 import { checkOptions, SepconvError } from '../errors.js'
-import { fileError } from '../files.js'
+import { readText } from '../files.js'
 
 export interface LabelsOptions {
   /** How many labels there must be; default any number. */
@@ -20,12 +19,7 @@ export interface LabelsOptions {
  */
 export async function readLabels(path: string, options: LabelsOptions = {}): Promise<string[]> {
   checkOptions('readLabels', options, ['count'])
-  let text: string
-  try {
-    text = await readFile(path, 'utf8')
-  } catch (error) {
-    throw fileError(error, path, 'read')
-  }
+  const text = await readText(path)
   const labels = parseLabels(text, path)
   if (options.count !== undefined && labels.length !== options.count) {
     throw new SepconvError('ERR_FORMAT', `${path} has ${labels.length} labels, the model has ${options.count} classes`, {

@@ -9,10 +9,9 @@
  */
 
 import { existsSync, statSync } from 'node:fs'
-import { readFile } from 'node:fs/promises'
 import { basename, dirname, extname, join } from 'node:path'
 import { checkOptions, nearest, SepconvError } from '../errors.js'
-import { fileError } from '../files.js'
+import { readText } from '../files.js'
 import { type Dataset, type ImageFolderOptions, type Sample, splitByName } from './folder.js'
 import { readLabels } from './labels.js'
 
@@ -76,12 +75,7 @@ function sampleOf(folder: string, file: string, row: Row, index: ReadonlyMap<str
 }
 
 async function readList(file: string): Promise<Row[]> {
-  let text: string
-  try {
-    text = await readFile(file, 'utf8')
-  } catch (error) {
-    throw fileError(error, file, 'read')
-  }
+  const text = await readText(file)
   const lines = text.replace(/^\uFEFF/, '').split(/\r?\n/)
   const rows = extname(file) === '.csv' ? fromCsv(lines, file) : fromJson(lines, file)
   if (rows.length === 0) throw new SepconvError('ERR_DATA', `${basename(file)} lists no pictures`, { subject: file })

@@ -4,10 +4,9 @@
  * A label is a class's index, name or synset; a list of labels means that each of them is right, an empty list that none counts.
  */
 
-import { readFile } from 'node:fs/promises'
 import { basename, join } from 'node:path'
 import { SepconvError } from '../errors.js'
-import { fileError } from '../files.js'
+import { readText } from '../files.js'
 import { listPictures, type Sample } from './folder.js'
 import { IMAGENET_SYNSETS } from './imagenet.js'
 
@@ -32,12 +31,7 @@ export interface TruthClasses {
 export async function labelledPictures(directory: string, file: string, classes: TruthClasses): Promise<LabelledPictures> {
   const names = await listPictures(directory)
   if (names.length === 0) throw new SepconvError('ERR_DATA', `${directory} has no pictures`, { subject: directory })
-  let text: string
-  try {
-    text = await readFile(file, 'utf8')
-  } catch (error) {
-    throw fileError(error, file, 'read')
-  }
+  const text = await readText(file)
   const labelOf = parseTruth(text, file, names)
   const samples: Sample[] = []
   const truth: number[][] = []

@@ -1,11 +1,10 @@
 /** `results.json`: what an experiment is, and every run that is finished. It is replaced atomically after each, so nothing is run twice. */
 
 import { existsSync } from 'node:fs'
-import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import * as z from 'zod'
 import { SepconvError } from '../errors.js'
-import { fileError, writeAtomic } from '../files.js'
+import { readText, writeAtomic } from '../files.js'
 
 /** Grows when results of an older one would mean something else. */
 export const RESULTS_VERSION = 1
@@ -89,12 +88,7 @@ export async function openResults(folder: string, fresh: Results, resume: boolea
 /** @throws ERR_FILE, ERR_FORMAT. */
 export async function readResults(folder: string): Promise<Results> {
   const path = join(folder, RESULTS)
-  let text: string
-  try {
-    text = await readFile(path, 'utf8')
-  } catch (error) {
-    throw fileError(error, path, 'read')
-  }
+  const text = await readText(path)
   try {
     return results.parse(JSON.parse(text))
   } catch (cause) {

@@ -3,11 +3,10 @@
  * loaded when the first one is. What a recipe leaves out has the defaults of `fit`.
  */
 
-import { readFile } from 'node:fs/promises'
 import { existsSync, readdirSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import { nearest, SepconvError } from '../errors.js'
-import { fileError } from '../files.js'
+import { readText } from '../files.js'
 import type { Recipe, RecipeSettings } from './recipeSchema.js'
 
 export type { Recipe, RecipeSettings } from './recipeSchema.js'
@@ -38,12 +37,7 @@ export async function loadRecipe(nameOrPath: string): Promise<Recipe> {
       hint: near ? `Did you mean '${near}'?` : `Recipes: ${names.join(', ')}; a file of your own is named by its path`,
     })
   }
-  let text: string
-  try {
-    text = await readFile(path, 'utf8')
-  } catch (error) {
-    throw fileError(error, path, 'read')
-  }
+  const text = await readText(path)
   let content: unknown
   try {
     content = JSON.parse(text)

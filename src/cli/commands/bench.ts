@@ -1,6 +1,5 @@
 /** `sepconv bench kernels` and `sepconv bench model`: measured on this machine, as table, JSON and SVG. */
 
-import { readFile } from 'node:fs/promises'
 import { Command } from 'commander'
 import { PRECISIONS, type Precision } from '../../graph/precision.js'
 import type { KernelName, KernelReport, KernelResult } from '../../bench/kernels.js'
@@ -214,13 +213,8 @@ async function save(result: unknown, { svg, out }: Common, chart: () => Promise<
 }
 
 async function readReport(path: string): Promise<KernelReport> {
-  const { fileError } = await import('../../files.js')
-  let text: string
-  try {
-    text = await readFile(path, 'utf8')
-  } catch (error) {
-    throw fileError(error, path, 'read')
-  }
+  const { readText } = await import('../../files.js')
+  const text = await readText(path)
   try {
     const report = JSON.parse(text) as KernelReport
     if (Array.isArray(report.results)) return report

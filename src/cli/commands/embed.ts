@@ -4,7 +4,7 @@ import { extname, join } from 'node:path'
 import { Command } from 'commander'
 import type { RgbImage } from '../../data/image.js'
 import { SepconvError } from '../../errors.js'
-import { deviceOption, jsonOption, precisionOption, resizeOption, threadsOption } from '../options.js'
+import { addInferenceOptions } from '../options.js'
 import { Progress, say, writeJson, writeText } from '../ui.js'
 import { openWeights, type WeightsSettings } from '../weights.js'
 
@@ -18,21 +18,18 @@ const BATCH = 32
 const FORMATS = ['.npy', '.safetensors', '.jsonl']
 
 export const embedCommand = (): Command =>
-  new Command('embed')
-    .summary('write feature vectors of pictures')
-    .description(
-      'Writes the vector of pooled features of every picture below a folder, in the order of their names: what nearest-neighbour search\nand small classifiers work on. With .npy the names go beside it, one per line, into OUT.names.txt.',
-    )
-    .argument('<dir>', 'a folder of pictures, at any depth')
-    .requiredOption('--out <file>', 'features.npy, features.safetensors or features.jsonl')
-    .option('--weights <file>', 'trained weights: a file, or a name such as keras/xception (see docs/weights.md)')
-    .option('--model <name>', 'the architecture (default: what the weights say)')
-    .option('--strict', 'fail on a picture that cannot be read instead of skipping it')
-    .addOption(resizeOption())
-    .addOption(deviceOption())
-    .addOption(precisionOption())
-    .addOption(threadsOption())
-    .addOption(jsonOption())
+  addInferenceOptions(
+    new Command('embed')
+      .summary('write feature vectors of pictures')
+      .description(
+        'Writes the vector of pooled features of every picture below a folder, in the order of their names: what nearest-neighbour search\nand small classifiers work on. With .npy the names go beside it, one per line, into OUT.names.txt.',
+      )
+      .argument('<dir>', 'a folder of pictures, at any depth')
+      .requiredOption('--out <file>', 'features.npy, features.safetensors or features.jsonl')
+      .option('--weights <file>', 'trained weights: a file, or a name such as keras/xception (see docs/weights.md)')
+      .option('--model <name>', 'the architecture (default: what the weights say)')
+      .option('--strict', 'fail on a picture that cannot be read instead of skipping it'),
+  )
     .addHelpText('after', '\nExample:\n  $ sepconv embed photos/ --weights timm/legacy_xception.tf_in1k --out features.npy')
     .action(embed)
 

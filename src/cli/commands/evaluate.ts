@@ -7,7 +7,7 @@ import type { Model } from '../../models/model.js'
 import type { EvaluateOptions, Evaluation } from '../../train/evaluate.js'
 import type { ConfusionMatrix } from '../../train/protocols.js'
 import { addMapOptions, type MapSettings, mapOptions } from '../mapOptions.js'
-import { deviceOption, jsonOption, precisionOption, oneOf, resizeOption, threadsOption, wholeNumber } from '../options.js'
+import { addInferenceOptions, oneOf, wholeNumber } from '../options.js'
 import type { Communicator } from '../../distributed/communicator.js'
 import { deviceOfRank, withRanks } from '../ranks.js'
 import { percent } from '../table.js'
@@ -44,12 +44,7 @@ export function evaluateCommand(): Command {
     .option('--crops <which>', 'ten: the mean over corners, centre and their mirror images (default: the centre)', oneOf('ten'))
     .option('--confusion <file>', 'who is taken for whom, as .csv or .svg')
     .option('--strict', 'fail on a picture that cannot be read instead of skipping it')
-  return addMapOptions(command)
-    .addOption(resizeOption())
-    .addOption(deviceOption())
-    .addOption(precisionOption())
-    .addOption(threadsOption())
-    .addOption(jsonOption())
+  return addInferenceOptions(addMapOptions(command))
     .addHelpText(
       'after',
       '\nExamples:\n  $ sepconv evaluate pets/ --weights runs/pets/best.safetensors --confusion confusion.svg\n  $ sepconv evaluate scenes/ --weights runs/scenes/best.safetensors --metric map@100\n  $ sepconv evaluate val/ --truth real.json --weights timm/legacy_xception.tf_in1k',

@@ -4,7 +4,7 @@ import { Command } from 'commander'
 import type { RgbImage } from '../../data/image.js'
 import { SepconvError } from '../../errors.js'
 import type { Prediction } from '../../models/model.js'
-import { deviceOption, jsonOption, precisionOption, resizeOption, threadsOption, wholeNumber } from '../options.js'
+import { addInferenceOptions, wholeNumber } from '../options.js'
 import { milliseconds, percent } from '../table.js'
 import { Progress, say, writeJson, writeText } from '../ui.js'
 import { describeDevice, openWeights, type WeightsSettings } from '../weights.js'
@@ -24,20 +24,17 @@ interface Row {
 const BATCH = 32
 
 export const predictCommand = (): Command =>
-  new Command('predict')
-    .summary('name the most probable classes of pictures')
-    .description('Classifies pictures (JPEG, PNG, WebP, GIF, TIFF, AVIF) with trained weights.')
-    .argument('<image...>', 'picture files')
-    .option('--weights <file>', 'trained weights: a file, or a name such as timm/legacy_xception.tf_in1k (see docs/weights.md)')
-    .option('--model <name>', 'the architecture (default: what the weights say)')
-    .option('--top <n>', 'how many classes', wholeNumber(), 5)
-    .option('--labels <file>', 'names of the classes: one per line, or JSON (default: those in the weights)')
-    .option('--strict', 'fail on the first picture that cannot be read instead of skipping it')
-    .addOption(resizeOption())
-    .addOption(deviceOption())
-    .addOption(precisionOption())
-    .addOption(threadsOption())
-    .addOption(jsonOption())
+  addInferenceOptions(
+    new Command('predict')
+      .summary('name the most probable classes of pictures')
+      .description('Classifies pictures (JPEG, PNG, WebP, GIF, TIFF, AVIF) with trained weights.')
+      .argument('<image...>', 'picture files')
+      .option('--weights <file>', 'trained weights: a file, or a name such as timm/legacy_xception.tf_in1k (see docs/weights.md)')
+      .option('--model <name>', 'the architecture (default: what the weights say)')
+      .option('--top <n>', 'how many classes', wholeNumber(), 5)
+      .option('--labels <file>', 'names of the classes: one per line, or JSON (default: those in the weights)')
+      .option('--strict', 'fail on the first picture that cannot be read instead of skipping it'),
+  )
     .addHelpText(
       'after',
       '\nExamples:\n  $ sepconv predict cat.jpg --weights runs/pets/best.safetensors\n  $ sepconv predict photos/*.jpg --weights best.safetensors --top 1 --json',
