@@ -4,24 +4,24 @@
  */
 
 import { checkOptions, SepconvError } from '../errors.js'
-import { type Compiled, compileGraph } from '../graph/compile.js'
+import type { Compiled } from '../graph/compile.js'
 import { differentiate } from '../graph/differentiate.js'
 import type { Graph, Value } from '../graph/graph.js'
 import { opDefinition } from '../graph/op.js'
 import { checkPrecision } from '../graph/passes/storage.js'
 import type { Precision } from '../graph/precision.js'
 import type { Target } from '../graph/target.js'
-import { emit, type Lifted, registerEager, trace, type TraceContext } from '../graph/trace.js'
-import { independentSamples, samplesAtOnce } from '../graph/samples.js'
-import { formatType, sameShape, type TensorType } from '../graph/types.js'
+import { emit, type Lifted, registerEager } from '../graph/trace.js'
+import { formatType, type TensorType } from '../graph/types.js'
 import type { Variable } from '../graph/variable.js'
-import { ExecutableCache } from './cache.js'
-import { type DeviceName, openDevice } from './device.js'
-import { Executable } from './executable.js'
+import type { DeviceName } from './device.js'
+import { runEager } from './eager.js'
+import type { Executable } from './executable.js'
 import type { Executor, RunOptions } from './executor.js'
 import type { Program } from './program.js'
+import { Specializer } from './specializer.js'
 import { releaseState } from './state.js'
-import { flatten, formOf, isTensorLeaf, isValue, type Structure, unflatten } from './structure.js'
+import { flatten, isTensorLeaf, isValue, type Structure, unflatten } from './structure.js'
 import { type Tensor, upload } from './tensor.js'
 import {
   accumulate,
@@ -214,96 +214,6 @@ export function compile(fn: (...args: never[]) => Structure, options: CompileOpt
   }
   checkPrecision('compile', options.precision)
   return 'train' in options && options.train ? trainStep(fn as (batch: never) => Structure, options) : compiledFunction(fn, options)
-}
-
-const typeText = (leaf: Tensor): string => formatType(leaf.type)
-
-/** Tracing and caching that plain functions and steps share. */
-class Specializer {
-  readonly cache = new ExecutableCache()
-  /** What the function returned while each executable was traced: the form of its results. */
-  readonly #forms = new WeakMap<Executable, unknown>()
-  #executor: Executor | undefined
-
-  constructor(
-    private readonly options: CompileOptions,
-    /** Emits everything after the inputs; returns the structure whose leaves become the outputs. */
-    private readonly build: (graph: Graph, context: TraceContext, args: unknown[]) => unknown,
-  ) {}
-
-  get executor(): Executor {
-    this.#executor ??= openDevice(this.options.device)
-    return this.#executor
-  }
-
-  specialize(args: readonly unknown[]): Executable {
-    return this.cache.get(formOf(args, typeText, isTensorLeaf), () => {
-      let form: unknown
-      const graph = this.#trace(args, (result) => {
-        form = result
-      })
-      const executable =
-        this.#samplewise(args, graph) ?? new Executable(this.executor, compileGraph(graph, this.executor.target, this.options))
-      this.#forms.set(executable, form)
-      return executable
-    })
-  }
-
-  /** @param samples of the batch in the graph. Default: all. */
-  #trace(args: readonly unknown[], done: (result: unknown) => void, samples?: number): Graph {
-    const { training = false, substitute } = this.options
-    const typeOf = ({ shape, dtype }: TensorType) => ({ shape: samples === undefined ? shape : [samples, ...shape.slice(1)], dtype })
-    return trace(
-      (traced, context) => {
-        const values = flatten(args, isTensorLeaf).map(({ name, leaf }) => traced.input(name, typeOf(leaf.type)))
-        const result = this.build(traced, context, unflatten(args, isTensorLeaf, values.values()) as unknown[])
-        const outputs = flatten(result, isValue)
-        if (outputs.length === 0)
-          throw new SepconvError('ERR_ARGUMENT', 'compile: the function returned no values', {
-            subject: 'compile',
-            hint:
-              result instanceof Promise ? 'It must not be async: it only builds the graph' : 'Return a value, or a list or object of them',
-          })
-        for (const { name, leaf } of outputs) traced.output(name || 'value', leaf)
-        done(result)
-      },
-      { training, ...(substitute && { substitute }) },
-    )
-  }
-
-  /** The program for as many samples as fit into the target's cache, repeated over the batch; undefined where that does not pay. */
-  #samplewise(args: readonly unknown[], whole: Graph): Executable | undefined {
-    const { target } = this.executor
-    const batch = target.cacheBytes > 0 && this.options.optimise !== false ? independentSamples(whole) : 0
-    if (batch === 0) return undefined
-    const compiled = (samples: number): Compiled | undefined => {
-      let graph: Graph
-      try {
-        graph = this.#trace(args, () => {}, samples)
-      } catch {
-        return undefined // a function that counts on the size of its batch
-      }
-      const same = graph.outputs.every(({ value }, i) => sameShape(value.shape, [samples, ...whole.outputs[i]!.value.shape.slice(1)]))
-      return same && graph.nodes.length === whole.nodes.length ? compileGraph(graph, target, this.options) : undefined
-    }
-    const one = compiled(1)
-    const samples = one ? samplesAtOnce(batch, one.main.program.arenaBytes, target.cacheBytes) : batch
-    const chosen = samples === batch ? undefined : samples === 1 ? one : compiled(samples)
-    return chosen && new Executable(this.executor, chosen, batch / samples)
-  }
-
-  /** What these arguments compile to for a target; nothing is loaded. */
-  plan(args: readonly unknown[], target: Target): Compiled {
-    return compileGraph(
-      this.#trace(args, () => {}),
-      target,
-      this.options,
-    )
-  }
-
-  structure(executable: Executable, outputs: readonly Tensor[]): unknown {
-    return unflatten(this.#forms.get(executable), isValue, outputs.values())
-  }
 }
 
 function compiledFunction(fn: (...args: never[]) => Structure, options: CompileOptions): CompiledFunction<readonly unknown[], unknown> {
@@ -527,36 +437,5 @@ function zeros(graph: Graph, like: Value): Value {
   return emit(opDefinition('broadcastTo'), [zero], { shape: like.shape })
 }
 
-const eagerCache = new ExecutableCache()
-
-/** Runs one op on tensors: a program of its own, compiled once per op, options and types. */
-async function runEager(name: string, build: (...args: never[]) => Value | readonly Value[], args: readonly unknown[]): Promise<unknown> {
-  const leaves: Tensor[] = []
-  collect(args, leaves)
-  const { executor } = leaves[0]!
-  const signature = `${executor.name}/${name}(${formOf(args, typeText, isTensorLeaf)})`
-  const executable = eagerCache.get(signature, () => {
-    const graph = trace((traced) => {
-      const values = leaves.map((leaf, i) => traced.input(String(i), leaf.type)).values()
-      const result = build(...(replace(args, values) as never[]))
-      for (const [i, value] of (isValue(result) ? [result] : result).entries()) traced.output(String(i), value)
-    })
-    return new Executable(executor, compileGraph(graph, executor.target))
-  })
-  const outputs = await executable.run(leaves)
-  return outputs.length === 1 ? outputs[0] : outputs
-}
-
-function collect(x: unknown, leaves: Tensor[]): void {
-  if (isTensorLeaf(x)) leaves.push(x)
-  else if (typeof x === 'object' && x !== null) for (const entry of Object.values(x)) collect(entry, leaves)
-}
-
-function replace(x: unknown, values: Iterator<Value>): unknown {
-  if (isTensorLeaf(x)) return values.next().value
-  if (Array.isArray(x)) return x.map((entry) => replace(entry, values))
-  if (typeof x === 'object' && x !== null) return Object.fromEntries(Object.entries(x).map(([key, entry]) => [key, replace(entry, values)]))
-  return x
-}
-
+// Here, for whoever makes tensors of a device has this module, and bundlers drop modules that nobody takes a name from.
 registerEager(runEager)
