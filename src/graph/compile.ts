@@ -10,6 +10,7 @@ import { fuseSeparable, fuseStatistics } from './passes/fuse-separable.js'
 import { hoist, packFilters } from './passes/prepare.js'
 import { recompute } from './passes/recompute.js'
 import { bucketReductions } from './passes/reductions.js'
+import { chooseStrassen } from './passes/strassen.js'
 import { assignStorage } from './passes/storage.js'
 import type { Precision } from './precision.js'
 import type { Graph } from './graph.js'
@@ -24,6 +25,8 @@ export interface CompileGraphOptions {
   optimise?: boolean
   /** What feature maps are stored in. Default `'float32'`. */
   precision?: Precision
+  /** Off: products are plain sums, never computed by Strassen's algorithm. Default on. */
+  fastProducts?: boolean
 }
 
 export interface Compiled {
@@ -35,7 +38,7 @@ export interface Compiled {
 }
 
 export function compileGraph(traced: Graph, target: Target, options: CompileGraphOptions = {}): Compiled {
-  const { precision = 'float32' } = options
+  const { precision = 'float32', fastProducts = true } = options
   let graph = decompose(eliminateDeadCode(traced))
   if (options.optimise === false) {
     graph = bucketReductions(assignStorage(graph, precision, target))
@@ -44,6 +47,7 @@ export function compileGraph(traced: Graph, target: Target, options: CompileGrap
   graph = assignStorage(fusePrologue(fuseEpilogue(mergeCommon(graph))), precision, target)
   if (options.memoryLimit !== undefined) graph = recompute(graph, options.memoryLimit, target)
   graph = fuseStatistics(fuseSeparable(fuseDepthwiseGradients(graph, target), target), target)
+  if (fastProducts) graph = chooseStrassen(graph, target)
   graph = packFilters(fuseAverage(graph, target), target)
   const { main: step, prepare } = hoist(graph)
   const main = bucketReductions(step)

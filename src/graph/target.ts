@@ -42,6 +42,8 @@ export interface Target {
   recomputesSeparable?(shape: SeparableShape): boolean
   /** Whether one kernel makes both gradients of a depthwise convolution (depthwiseConv2dGradients). */
   readonly fusesDepthwiseGradients?: boolean
+  /** Whether a float32 product y[rows, n] over k runs faster by one level of Strassen's algorithm. Absent: never. */
+  strassenPays?(rows: number, k: number, n: number): boolean
   /** Whether an optimizer's update takes the averages of its parameters in the same call. */
   readonly fusesAverage?: boolean
   /** The tile that was measured to be fastest for a call, where the device tunes; becomes its attribute `tile`. */

@@ -81,6 +81,11 @@ export interface CompileOptions {
    * @throws ERR_DEVICE when traced for a device that does not take it.
    */
   precision?: Precision
+  /**
+   * Off: every product is the plain sum over k. On: large float32 products on the `cpu` device may be computed by one level of Strassen's
+   * algorithm, an eighth fewer multiplications with an error a few times as large as that of a float32 sum (docs/kernels.md). Default on.
+   */
+  fastProducts?: boolean
   /** Layers behave as in training (batch statistics, dropout). Default: whether `train` is given. */
   training?: boolean
   /** Reads another variable in place of one, such as its average. */
@@ -92,6 +97,7 @@ const COMPILE_OPTIONS = [
   'memoryLimit',
   'optimise',
   'precision',
+  'fastProducts',
   'training',
   'substitute',
   'train',

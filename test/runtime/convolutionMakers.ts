@@ -129,6 +129,7 @@ export const convolutionMakers = (panel: number): Readonly<Record<string, Maker>
         activation: statistics ? 'none' : c.activation(),
         packed: pack,
         cout,
+        strassen: !statistics && cin % 2 === 0 && c.pick(true, false),
         ...(statistics && { statistics }),
       },
     }
@@ -170,6 +171,7 @@ export const convolutionMakers = (panel: number): Readonly<Record<string, Maker>
         activation: c.activation(),
         packed: pack,
         cout,
+        strassen: (ch * m) % 2 === 0 && c.pick(true, false),
       },
     }
   },

@@ -14,6 +14,10 @@ namespace sepconv::cpu {
 namespace {
 
 constexpr int64_t kBlockRows = 98, kBlockFloats = 160 << 10;
+// Groups of two register tiles in a block of Strassen's algorithm: 112 rows with AVX-512. At k = 728 operand and sums
+// take 570 KB of L2, a pair of panels 186 KB and the next one as much; with fewer rows panels come from L3 too often
+// (measured), with more nothing is won.
+constexpr int64_t kBlockGroups = 4;
 // Columns of a part: statistics find them in cache, and a straggler holds the others up for some 30 us.
 constexpr int64_t kPartColumns = 64;
 // Fewest multiply-adds worth a part of its own: some 2 us.
@@ -91,6 +95,13 @@ const float* FilterInput::at(const Arguments& arguments, const GemmTable& gemm, 
   return workspace;
 }
 
+bool strassenFlag(const CallDescription& call, int64_t k) {
+  const bool strassen = call.attributes.flag("strassen");
+  if (strassen && (k < 2 || k % 2 != 0))
+    fail(call, "ERR_ARGUMENT", "strassen: k must be even, got " + std::to_string(k));
+  return strassen;
+}
+
 Epilogue advance(const Epilogue& epilogue, int64_t elements, int64_t columns) {
   Epilogue moved = epilogue;
   if (moved.scale) moved.scale += columns;
@@ -100,8 +111,15 @@ Epilogue advance(const Epilogue& epilogue, int64_t elements, int64_t columns) {
   return moved;
 }
 
-MatrixProduct::MatrixProduct(const GemmTable& gemm, int64_t rows, int64_t k, int64_t n, bool staged, bool statistics)
-    : gemm_(&gemm), rows_(rows), k_(k), n_(n), staged_(staged), statistics_(statistics) {
+MatrixProduct::MatrixProduct(const GemmTable& gemm, int64_t rows, int64_t k, int64_t n, bool staged, bool statistics,
+                             bool strassen)
+    : gemm_(&gemm), rows_(rows), k_(k), n_(n), staged_(staged), statistics_(statistics), strassen_(strassen) {
+  if (strassen) {
+    const int64_t groups = quotientUp(rows, 2 * gemm.rows);
+    blocks_ = RowBlocks(rows, 2 * gemm.rows, quotientUp(groups, kBlockGroups));
+    columns_ = {n / (2 * gemm.panel), n / (2 * gemm.panel)};
+    return;
+  }
   const int64_t tileFloats = gemm.rows * stagedRow(k);
   const int64_t tilesPerBlock = std::clamp<int64_t>(kBlockFloats / tileFloats, 1, kBlockRows / gemm.rows);
   const int64_t tiles = quotientUp(rows, gemm.rows);
@@ -116,12 +134,16 @@ MatrixProduct::MatrixProduct(const GemmTable& gemm, int64_t rows, int64_t k, int
 RowBlocks MatrixProduct::blocksFor(int threads) const {
   const int64_t tiles = blocks_.tiles.size, count = blocks_.count();
   if (statistics_ || threads == 1 || count >= 4 * threads || columns_.parts == 1) return blocks_;
-  return RowBlocks(rows_, gemm_->rows,
+  return RowBlocks(rows_, strassen_ ? 2 * gemm_->rows : gemm_->rows,
                    std::clamp<int64_t>(quotientUp(count, threads) * threads, 1, quotientUp(tiles, 2)));
 }
 
 void MatrixProduct::run(ThreadPool& pool, const float* left, const Fill& fill, const float* packed, float* y,
                         const Epilogue& epilogue, float* mean, float* variance, float* workspace) const {
+  if (strassen_) {
+    runStrassen(pool, fill, packed, y, epilogue);
+    return;
+  }
   const GemmTable& gemm = *gemm_;
   const RowBlocks blocks = blocksFor(pool.threads());
   const int64_t stride = staged_ ? stagedRow(k_) : k_;
@@ -159,6 +181,63 @@ void MatrixProduct::run(ThreadPool& pool, const float* left, const Fill& fill, c
     }
   });
   if (statistics_) combineMoments(pool, blocks_, n_, workspace, mean, variance);
+}
+
+// A block's rows come in groups of two register tiles, whose left operand and sums (1.75 times as large) stay in L2
+// beside the pair of panels that passes by. Groups are a matter of shape alone, so results do not depend on threads.
+// Columns beyond the last pair of whole panels are multiplied in the plain way, before the sums take the place of two
+// quarters of the operand.
+void MatrixProduct::runStrassen(ThreadPool& pool, const Fill& fill, const float* packed, float* y,
+                                const Epilogue& epilogue) const {
+  const GemmTable& gemm = *gemm_;
+  const RowBlocks blocks = blocksFor(pool.threads());
+  const int64_t stride = stagedRow(k_), sumStride = stagedRow(k_ / 2), groupSums = 3 * gemm.rows * sumStride;
+  const int64_t pair = 2 * gemm.panel, paired = columns_.size * pair;
+  const int64_t fetchedPerGroup = 7 * (k_ / 4) * 16;  // floats
+  const ptrdiff_t origin = 0;
+  const auto prepare = [&](int64_t block, int thread) -> float* {
+    const int64_t begin = blocks.begin(block), rows = blocks.end(block) - begin;
+    const int64_t groups = quotientUp(blocks.tiles.size, blocks.tiles.parts);
+    auto* a = static_cast<float*>(
+        pool.scratch(thread, static_cast<size_t>(blocks.largest() * stride + groups * groupSums) * sizeof(float)));
+    fill(begin, begin + rows, a);
+    if (paired < n_) {
+      Product product{};
+      product.a = a;
+      product.aRow = stride;
+      product.segments = &origin;
+      product.segmentCount = product.lines = 1;
+      product.depth = k_;
+      product.b = packed + paired * k_;
+      product.c = y + begin * n_ + paired;
+      product.cRow = n_;
+      product.rows = rows;
+      product.columns = n_ - paired;
+      product.epilogue = advance(epilogue, begin * n_ + paired, paired);
+      gemm.product(product);
+    }
+    float* sums = a + blocks.largest() * stride;
+    forEachGroup(blocks, block, [&](int64_t row, int64_t count) {
+      gemm.strassenLeft(a + (row - begin) * stride, stride, count, k_, sums, sumStride);
+      sums += groupSums;
+    });
+    return a;
+  };
+  runBlocks(pool, blocks.count(), columns_.parts, prepare, [&](int64_t block, int64_t part, const float* a) {
+    const int64_t begin = blocks.begin(block), column = part * pair;
+    const float* sums = a + blocks.largest() * stride;
+    // The next pair comes from memory while this one is multiplied, each group's share of it: a line per two steps of
+    // k.
+    const float* upcoming = packed + (column + pair) * k_;
+    int64_t left = part + 1 < columns_.parts ? pair * k_ : 0;
+    forEachGroup(blocks, block, [&](int64_t row, int64_t count) {
+      gemm.strassenProduct({a + (row - begin) * stride, stride, sums, sumStride, count, k_, packed + column * k_,
+                            y + row * n_ + column, n_, advance(epilogue, row * n_ + column, column), upcoming, left});
+      sums += groupSums;
+      upcoming += std::min(left, fetchedPerGroup);
+      left -= std::min(left, fetchedPerGroup);
+    });
+  });
 }
 
 // Mean of the blocks' means, then the sum of their squared deviations from it, in float64 and in the blocks' order.

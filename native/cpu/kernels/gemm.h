@@ -104,6 +104,9 @@ class FilterInput {
   Panels panels_;
 };
 
+// The attribute `strassen`: the product may be computed by one level of Strassen's algorithm.
+bool strassenFlag(const CallDescription& call, int64_t k);
+
 // Column means and variances of y[rows, n] from those of its blocks, [block][mean, sum of squared deviations][n].
 void combineMoments(ThreadPool& pool, const RowBlocks& blocks, int64_t n, const float* moments, float* mean,
                     float* variance);
@@ -114,8 +117,10 @@ class MatrixProduct {
   using Fill = std::function<void(int64_t begin, int64_t end, float* target)>;
 
   MatrixProduct() = default;
-  // staged: the left operand comes from a Fill. statistics: column means and variances of y are wanted.
-  MatrixProduct(const GemmTable& gemm, int64_t rows, int64_t k, int64_t n, bool staged, bool statistics);
+  // staged: the left operand comes from a Fill. statistics: column means and variances of y are wanted. strassen: by
+  // one level of Strassen's algorithm; the operand is staged then, k even, and no statistics are wanted.
+  MatrixProduct(const GemmTable& gemm, int64_t rows, int64_t k, int64_t n, bool staged, bool statistics,
+                bool strassen = false);
 
   Panels panels() const { return {k_, n_, gemm_->panel}; }
   // Moments of the blocks: [block][mean, deviations][n].
@@ -128,10 +133,20 @@ class MatrixProduct {
 
  private:
   RowBlocks blocksFor(int threads) const;
+  // work(first row, rows) of every group of two register tiles of a block.
+  template <class Work>
+  static void forEachGroup(const RowBlocks& blocks, int64_t block, const Work& work) {
+    const Split& groups = blocks.tiles;
+    for (int64_t group = groups.begin(block); group < groups.end(block); ++group) {
+      const int64_t row = group * blocks.rows / groups.size;
+      work(row, (group + 1) * blocks.rows / groups.size - row);
+    }
+  }
+  void runStrassen(ThreadPool& pool, const Fill& fill, const float* packed, float* y, const Epilogue& epilogue) const;
 
   const GemmTable* gemm_ = nullptr;
   int64_t rows_ = 0, k_ = 0, n_ = 0;
-  bool staged_ = false, statistics_ = false;
+  bool staged_ = false, statistics_ = false, strassen_ = false;
   RowBlocks blocks_;
   Split columns_;  // of panels
 };

@@ -65,8 +65,11 @@ class Pointwise final : public Kernel {
     if (statistics_)
       for (size_t i : {1, 2}) expectType(call, i == 1 ? "mean" : "variance", call.outputs[i], {DType::float32, {n}});
     inputActivation_ = activationValue(activation(call.attributes, "inputActivation"));
-    staged_ = inputActivation_ != activationValue(Activation::none) || collidingRows(gemm_, k_);
-    product_ = MatrixProduct(gemm_, rows_, k_, n, staged_, statistics_);
+    const bool strassen = strassenFlag(call, k_);
+    if (strassen && statistics_)
+      fail(call, "ERR_ARGUMENT", "strassen: batch statistics come with plain products alone");
+    staged_ = inputActivation_ != activationValue(Activation::none) || collidingRows(gemm_, k_) || strassen;
+    product_ = MatrixProduct(gemm_, rows_, k_, n, staged_, statistics_, strassen);
   }
 
   size_t workspaceBytes() const override {

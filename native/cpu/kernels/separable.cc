@@ -37,7 +37,7 @@ class SeparableConv2d final : public Kernel {
     inputActivation_ = activationValue(activation(call.attributes, "inputActivation"));
     intermediateActivation_ = activationValue(activation(call.attributes, "intermediateActivation"));
     if (inputActivation_ == activationValue(Activation::elu)) inputFloats_ = x.elements();
-    product_ = MatrixProduct(simd_.gemm, y.rows(), k_, y.dim(3), true, false);
+    product_ = MatrixProduct(simd_.gemm, y.rows(), k_, y.dim(3), true, false, strassenFlag(call, k_));
   }
 
   size_t workspaceBytes() const override {

@@ -54,6 +54,24 @@ struct OuterProduct {
   } upcoming[2];
 };
 
+// The same product c[rows, 2 * panel] of two neighbouring panels by one level of Strassen's algorithm: rows, k and
+// columns in halves, seven products of quarters instead of eight. strassenLeft has made the sums of the left operand
+// before; what the right operand needs is added up in registers.
+struct StrassenProduct {
+  const float* a;  // [rows][k] as strassenLeft leaves it
+  ptrdiff_t aRow;
+  const float* s;
+  ptrdiff_t sRow;
+  ptrdiff_t rows, k;  // rows: 2 * GemmTable::rows at most; k: even
+  const float* b;     // the first of the two panels
+  float* c;
+  ptrdiff_t cRow;
+  Epilogue epilogue;  // pointers to the values of c's first element
+  // Memory that later products will read, fetched into L2 meanwhile; null: none.
+  const float* upcoming;
+  ptrdiff_t upcomingFloats;
+};
+
 struct GemmTable {
   int rows;   // most rows of a tile
   int panel;  // columns of a tile and of a packed filter's panels
@@ -70,6 +88,10 @@ struct GemmTable {
                         float* deviations);
   // target = sum of `count` vectors that lie `stride` floats apart, added in order.
   void (*sum)(const float* source, ptrdiff_t stride, ptrdiff_t count, ptrdiff_t n, float* target);
+  // Of a[rows][k]: the three quarters of sums that need a place of their own, at s, [3][(rows + 1) / 2][k / 2]; two
+  // others take the place of the quarters that nothing else reads.
+  void (*strassenLeft)(float* a, ptrdiff_t aRow, ptrdiff_t rows, ptrdiff_t k, float* s, ptrdiff_t sRow);
+  void (*strassenProduct)(const StrassenProduct& product);
 };
 
 }  // namespace sepconv::cpu

@@ -93,6 +93,27 @@ __attribute__((noinline)) void copyOut(const Tile& t, ptrdiff_t rows, const floa
     }
 }
 
+// Of whole tiles residual and ReLU too; copyOut does those of the others.
+template <int R, int V>
+inline __attribute__((always_inline)) void applyEpilogue(const Tile& t, Vector (&sum)[R][V], bool whole) {
+  SEPCONV_UNROLL(2)
+  for (int j = 0; j < V; ++j) {
+    const Vector scale = load(t.scale + j * kWidth), shift = load(t.shift + j * kWidth);
+    SEPCONV_UNROLL(16)
+    for (int i = 0; i < R; ++i) sum[i][j] = sum[i][j] * scale + shift;
+  }
+  if (t.residual && whole) {
+    SEPCONV_UNROLL(16)
+    for (int i = 0; i < R; ++i) SEPCONV_UNROLL(2)
+    for (int j = 0; j < V; ++j) sum[i][j] += load(t.residual + i * t.cRow + j * kWidth);
+  }
+  if (t.activation == kActivationRelu && whole) {
+    SEPCONV_UNROLL(16)
+    for (int i = 0; i < R; ++i) SEPCONV_UNROLL(2)
+    for (int j = 0; j < V; ++j) sum[i][j] = relu(sum[i][j]);
+  }
+}
+
 template <int R, int V>
 void multiplyTile(const Tile& t) {
   enum { kColumns = V * kWidth };
@@ -124,24 +145,7 @@ void multiplyTile(const Tile& t) {
       }
     }
   }
-  if (t.last) {
-    SEPCONV_UNROLL(2)
-    for (int j = 0; j < V; ++j) {
-      const Vector scale = load(t.scale + j * kWidth), shift = load(t.shift + j * kWidth);
-      SEPCONV_UNROLL(16)
-      for (int i = 0; i < R; ++i) sum[i][j] = sum[i][j] * scale + shift;
-    }
-    if (t.residual && whole) {
-      SEPCONV_UNROLL(16)
-      for (int i = 0; i < R; ++i) SEPCONV_UNROLL(2)
-      for (int j = 0; j < V; ++j) sum[i][j] += load(t.residual + i * t.cRow + j * kWidth);
-    }
-    if (t.activation == kActivationRelu && whole) {
-      SEPCONV_UNROLL(16)
-      for (int i = 0; i < R; ++i) SEPCONV_UNROLL(2)
-      for (int j = 0; j < V; ++j) sum[i][j] = relu(sum[i][j]);
-    }
-  }
+  if (t.last) applyEpilogue(t, sum, whole);
   SEPCONV_UNROLL(16)
   for (int i = 0; i < R; ++i) SEPCONV_UNROLL(2)
   for (int j = 0; j < V; ++j) store(c + i * cRow + j * kWidth, sum[i][j]);
@@ -213,6 +217,8 @@ void product(const Product& p) {
     }
   }
 }
+
+#include "strassen.inl"
 
 // One tile of an outer product. `next` walks over memory that is fetched meanwhile, a line every kFetch steps.
 struct OuterTile {
@@ -415,6 +421,7 @@ void sum(const float* source, ptrdiff_t stride, ptrdiff_t count, ptrdiff_t n, fl
 }  // namespace gemm
 
 constexpr GemmTable gemmTable = {
-    gemm::kRows,          gemm::kPanel,      gemm::product,       gemm::outerProduct, gemm::packColumns,
-    gemm::packTransposed, gemm::activateAll, gemm::columnMoments, gemm::sum,
+    gemm::kRows,       gemm::kPanel,         gemm::product,         gemm::outerProduct,
+    gemm::packColumns, gemm::packTransposed, gemm::activateAll,     gemm::columnMoments,
+    gemm::sum,         gemm::strassenLeft,   gemm::strassenProduct,
 };

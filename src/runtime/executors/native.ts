@@ -6,6 +6,7 @@
 import { availableParallelism } from 'node:os'
 import { type ErrorCode, SepconvError } from '../../errors.js'
 import { separablePays } from '../../graph/separableCost.js'
+import { strassenPays } from '../../graph/strassenCost.js'
 import type { SeparableShape, Target } from '../../graph/target.js'
 import type { DType } from '../../graph/types.js'
 import type { Binding, DeviceMemory, Executor, LoadedProgram, RunOptions } from '../executor.js'
@@ -174,7 +175,11 @@ export class NativeDeviceExecutor implements Executor {
     const workspaceBytes: Target['workspaceBytes'] = (...call) => native(() => this.handle.workspaceBytes(...call))
     this.target =
       name === 'cpu'
-        ? { name: 'cpu', dtypes: dtypes as DType[], cacheBytes, panel, fusesSeparable: () => true, workspaceBytes }
+        ? {
+            ...{ name: 'cpu', dtypes: dtypes as DType[], cacheBytes, panel, workspaceBytes },
+            fusesSeparable: () => true,
+            strassenPays: (rows: number, k: number, n: number) => strassenPays(rows, k, n, panel),
+          }
         : {
             ...cudaTarget(workspaceBytes),
             ...(tuner && { tile: (...call: Parameters<Tuner['tile']>) => native(() => tuner.tile(...call)) }),
