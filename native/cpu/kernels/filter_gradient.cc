@@ -9,6 +9,7 @@
 #include "filter_gradient.h"
 
 #include <algorithm>
+#include <utility>
 
 namespace sepconv::cpu {
 namespace {
@@ -19,7 +20,6 @@ constexpr int64_t kPiece = 512;              // most pixels of such a piece; sum
 constexpr int64_t kBlockRows = 98, kBlockColumns = 128;
 constexpr int64_t kGatheredColumns = 384;             // im2col is repeated by every block of columns
 constexpr int64_t kBlockPixels = 1536;                // 98 rows of them take 600 KB
-constexpr int64_t kCollidingPixels = 256;             // rows 4096 bytes apart: a panel's lines fill 32 sets of L2
 constexpr int64_t kSplitPixels = 512;                 // fewest pixels that are worth a partial result
 constexpr int64_t kPartialFloats = int64_t{8} << 20;  // most floats of all partial results
 
@@ -29,6 +29,15 @@ inline void copyFloats(const float* source, int64_t n, float* target) {
   } else {
     for (int64_t i = 0; i < n; ++i) target[i] = source[i];
   }
+}
+
+// Rows a multiple of 1, 2 or 4 KB apart: a block's 8 lines of each lie in a half, a quarter or an eighth of L2's sets,
+// and no more pixels than that share holds should pass at once.
+int64_t blockPixels(const GemmTable& gemm, int64_t rowFloats) {
+  if (gemm.rows <= 8) return kBlockPixels;
+  for (const auto& [floats, pixels] : {std::pair{1024, 256}, {512, 384}, {256, 768}})
+    if (rowFloats % floats == 0) return pixels;
+  return kBlockPixels;
 }
 
 }  // namespace
@@ -52,10 +61,8 @@ FilterGradient::FilterGradient(const GemmTable& gemm, const Geometry& geometry, 
   const bool small = m_ * n_ <= kSmallResult;
   rows_ = RowBlocks(m_, gemm.rows, small ? 1 : quotientUp(m_, kBlockRows));
   columns_ = {panels, small ? 1 : quotientUp(n_, plain_ ? kBlockColumns : kGatheredColumns)};
-  const bool collides = collidingRows(gemm, cout) || (!staged_ && collidingRows(gemm, cin));
-  depth_ = small      ? std::clamp<int64_t>(kPieceFloats / (m_ + n_), 1, kPiece)
-           : collides ? kCollidingPixels
-                      : kBlockPixels;
+  depth_ = small ? std::clamp<int64_t>(kPieceFloats / (m_ + n_), 1, kPiece)
+                 : std::min(blockPixels(gemm, cout), staged_ ? kBlockPixels : blockPixels(gemm, cin));
   const int64_t most = std::max<int64_t>(1, std::min(pixels / kSplitPixels, kPartialFloats / floats_));
   const int64_t tasks = quotientUp(kTasks, groups * rows_.count() * columns_.parts);
   splits_ = {pixels, std::clamp(small ? tasks : std::max(tasks, quotientUp(pixels, kBlockPixels)), int64_t{1}, most)};

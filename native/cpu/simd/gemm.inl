@@ -233,7 +233,7 @@ struct OuterTile {
   ptrdiff_t nextStep;  // bytes: a line, or 0 where there is nothing to fetch
 };
 
-enum { kFetch = 4, kLine = 64 };
+enum { kFetch = 4, kLine = 64, kRowsAhead = 8 };
 
 __attribute__((noinline)) void copyOut(const OuterTile& t, ptrdiff_t rows, const float* edge, ptrdiff_t edgeRow) {
   for (ptrdiff_t i = 0; i < rows; ++i)
@@ -243,8 +243,10 @@ __attribute__((noinline)) void copyOut(const OuterTile& t, ptrdiff_t rows, const
     }
 }
 
-template <int R, int V>
-void multiplyOuterTile(const OuterTile& t) {
+// With `ahead` the rows of both operands are fetched into L1 kAhead steps before their turn: rows lie pages apart,
+// which the processor's own prefetchers do not follow, and the first tile to read a row finds it in L3.
+template <int R, int V, bool ahead>
+inline __attribute__((always_inline)) void multiplyOuter(const OuterTile& t) {
   enum { kColumns = V * kWidth };
   alignas(64) float edge[R * kColumns];
   Vector sum[R][V] = {};
@@ -260,6 +262,13 @@ void multiplyOuterTile(const OuterTile& t) {
       const Vector left = broadcast(a[i]);
       SEPCONV_UNROLL(2)
       for (int j = 0; j < V; ++j) sum[i][j] += left * right[j];
+    }
+    if constexpr (ahead) {
+      const float *nextA = a + kRowsAhead * aRow, *nextB = b + kRowsAhead * bRow;
+      __builtin_prefetch(nextA);
+      __builtin_prefetch(nextA + R - 1);
+      __builtin_prefetch(nextB);
+      __builtin_prefetch(nextB + kColumns - 1);
     }
     a += aRow;
     b += bRow;
@@ -286,8 +295,18 @@ void multiplyOuterTile(const OuterTile& t) {
   if (!whole) copyOut(t, R, edge, kColumns);
 }
 
+template <int R, int V>
+void multiplyOuterTile(const OuterTile& t) {
+  multiplyOuter<R, V, false>(t);
+}
+template <int R, int V>
+void multiplyFirstOuterTile(const OuterTile& t) {
+  multiplyOuter<R, V, true>(t);
+}
+
 using OuterTileFunction = void (*)(const OuterTile&);
 constexpr OuterTileFunction kOuterTiles[14] = SEPCONV_TILES(multiplyOuterTile, kRows, 2);
+constexpr OuterTileFunction kFirstOuterTiles[14] = SEPCONV_TILES(multiplyFirstOuterTile, kRows, 2);
 constexpr OuterTileFunction kNarrowOuterTiles[14] = SEPCONV_TILES(multiplyOuterTile, kNarrowRows, 1);
 
 void outerProduct(const OuterProduct& p) {
@@ -303,7 +322,6 @@ void outerProduct(const OuterProduct& p) {
   for (ptrdiff_t column = 0; column < p.columns; column += kPanel) {
     tile.columns = smaller(kPanel, p.columns - column);
     const bool narrow = tile.columns <= kWidth;
-    const OuterTileFunction* functions = narrow ? kNarrowOuterTiles : kOuterTiles;
     const ptrdiff_t tiles = quotientUp(p.rows, narrow ? kNarrowRows : kRows);
     tile.b = p.b + column;
     ptrdiff_t row = 0;
@@ -315,7 +333,8 @@ void outerProduct(const OuterProduct& p) {
       tile.next = reinterpret_cast<const char*>(region < 2 ? p.upcoming[region].data : p.a) + offset;
       tile.nextStep = region < 2 ? kLine : 0;
       offset += region < 2 ? fetched : 0;
-      functions[rows - 1](tile);
+      const bool first = column == 0 || i == 0;
+      (narrow ? kNarrowOuterTiles : first ? kFirstOuterTiles : kOuterTiles)[rows - 1](tile);
       row += rows;
     }
   }
