@@ -7,8 +7,8 @@ import { origin } from '../../dist/bench/machine.js'
 import { writeAtomic } from '../../dist/files.js'
 
 const { values } = parseArgs({ options: { rounds: { type: 'string', default: '3' }, out: { type: 'string' } } })
-const rank = fileURLToPath(new URL('rank.mjs', import.meta.url))
-const model = { width: 0.25, middleRepeats: 2, inputSize: 71 }
+const program = fileURLToPath(new URL('../../dist/experiments/rankProgram.js', import.meta.url))
+const variant = { architecture: 'xception', options: { classes: 8, width: 0.25, middleRepeats: 2, inputSize: 71 } }
 const env = { ...process.env, ...(process.getuid?.() === 0 && { OMPI_ALLOW_RUN_AS_ROOT: '1', OMPI_ALLOW_RUN_AS_ROOT_CONFIRM: '1' }) }
 const median = (list) => [...list].sort((a, b) => a - b)[list.length >> 1]
 const mean = (list) => list.reduce((a, b) => a + b) / list.length
@@ -16,8 +16,9 @@ const round = (x) => Number(x.toPrecision(3))
 
 function run(ranks, threads, settings) {
   const command = ranks === 1 ? [] : ['mpirun', '-n', String(ranks), '--bind-to', 'none']
-  const [program, ...args] = [...command, process.execPath, rank, JSON.stringify({ seconds: 1.5, model, ...settings })]
-  return JSON.parse(execFileSync(program, args, { env: { ...env, SEPCONV_THREADS: String(threads) }, encoding: 'utf8' }))
+  const job = { kind: 'steps', reduce: 'overlapped', seconds: 1.5, variant, ...settings }
+  const [launcher, ...args] = [...command, process.execPath, program, JSON.stringify(job)]
+  return JSON.parse(execFileSync(launcher, args, { env: { ...env, SEPCONV_THREADS: String(threads) }, encoding: 'utf8' }))
 }
 
 const results = []
@@ -38,6 +39,6 @@ for (const batch of [8, 32]) {
     hiddenShare: round(hidden),
   })
 }
-const report = { ...origin(null), model, rounds: Number(values.rounds), results }
+const report = { ...origin(null), model: variant.options, rounds: Number(values.rounds), results }
 if (values.out) await writeAtomic(values.out, `${JSON.stringify(report, null, 2)}\n`)
 console.log(JSON.stringify(report, null, 2))

@@ -1,6 +1,6 @@
 /** Starting several ranks on this machine: `sepconv train --workers N` is `mpirun -n N sepconv train`. */
 
-import { spawn, spawnSync } from 'node:child_process'
+import { type ChildProcess, spawn, spawnSync } from 'node:child_process'
 import { availableParallelism } from 'node:os'
 import { SepconvError } from '../errors.js'
 import { INSTALL, mpiShim } from './shim.js'
@@ -8,23 +8,27 @@ import { INSTALL, mpiShim } from './shim.js'
 /** Seconds that ranks have to end after mpirun has told them to. */
 const GRACE_SECONDS = 10
 
-export interface LaunchOptions {
+export interface RanksToStart {
   readonly workers: number
   /** The command that each rank runs. */
   readonly command: readonly string[]
   /** Threads of each rank's cpu device. Default: an equal part of the processor. */
   readonly threads?: number
+  /** Whether what ranks print goes where this process prints, the default, or is for the caller to read. */
+  readonly output?: 'inherit' | 'pipe'
+}
+
+export interface LaunchOptions extends RanksToStart {
   /** Called when Ctrl-C has been passed on. */
   readonly onInterrupt?: () => void
 }
 
 /**
- * Runs a command as several connected ranks and waits for them. The first Ctrl-C reaches them as SIGUSR2 (mpirun passes it on), which
- * ends training with a checkpoint; the second one kills them.
- * @returns the exit status of the first rank that failed, else 0.
+ * Starts a command as several connected ranks of this machine.
+ * @returns mpirun, which passes SIGUSR2 on to them and ends them on SIGTERM.
  * @throws ERR_MPI where there is no mpirun or no mpicc, with how to get them.
  */
-export async function launch({ workers, command, threads, onInterrupt }: LaunchOptions): Promise<number> {
+export async function startRanks({ workers, command, threads, output = 'inherit' }: RanksToStart): Promise<ChildProcess> {
   const launcher = process.env.SEPCONV_MPIRUN ?? 'mpirun'
   const { stdout, error } = spawnSync(launcher, ['--version'], { encoding: 'utf8' })
   if (error) throw new SepconvError('ERR_MPI', `there is no MPI here: '${launcher}' was not found`, { subject: 'mpirun', hint: INSTALL })
@@ -38,8 +42,8 @@ export async function launch({ workers, command, threads, onInterrupt }: LaunchO
         ...(process.getuid?.() === 0 ? ['--allow-run-as-root'] : []),
       ]
     : []
-  const child = spawn(launcher, ['-n', String(workers), ...options, ...command], {
-    stdio: 'inherit',
+  return spawn(launcher, ['-n', String(workers), ...options, ...command], {
+    stdio: output === 'inherit' ? 'inherit' : ['ignore', 'pipe', 'pipe'],
     // Out of the terminal's foreground group: Ctrl-C is for this process, which knows what to do with it.
     detached: true,
     env: {
@@ -48,6 +52,16 @@ export async function launch({ workers, command, threads, onInterrupt }: LaunchO
       SEPCONV_THREADS: String(threads ?? Math.max(1, Math.floor(availableParallelism() / workers))),
     },
   })
+}
+
+/**
+ * Runs a command as several connected ranks and waits for them. The first Ctrl-C reaches them as SIGUSR2 (mpirun passes it on), which
+ * ends training with a checkpoint; the second one kills them.
+ * @returns the exit status of the first rank that failed, else 0.
+ * @throws ERR_MPI where there is no mpirun or no mpicc, with how to get them.
+ */
+export async function launch({ onInterrupt, ...ranks }: LaunchOptions): Promise<number> {
+  const child = await startRanks(ranks)
   let asked = false
   const pass = () => {
     child.kill(asked ? 'SIGTERM' : 'SIGUSR2')

@@ -13,6 +13,8 @@ export interface Variant {
   readonly options: Readonly<Record<string, unknown>>
   /** Its width is chosen so that it has as many parameters as this other variant. */
   readonly asLargeAs?: string
+  /** Trained by several processes of a thread or more each instead of by one on all cores. */
+  readonly ranks?: { readonly count: number; readonly asynchronous?: boolean }
   /** What the paper reports for it, by column. */
   readonly paper?: Readonly<Record<string, number>>
 }
@@ -57,6 +59,10 @@ export interface Experiment {
   readonly figures?: Readonly<Record<string, { readonly title: string; readonly variants: readonly string[] }>>
   /** Training steps of the variants are timed as well, in turns, when all runs are done. */
   readonly timed?: boolean
+  /** A score: the time until it is reached is told beside the final one. */
+  readonly target?: number
+  /** Steps and exchanges of several ranks are timed too, and set beside the arithmetic of scaling.ts. */
+  readonly scaling?: boolean
   /** Variants that are drawn as a curve over this number instead of over epochs. */
   readonly sweep?: {
     readonly axis: string
@@ -145,6 +151,14 @@ const between = (activation: string, batchNorm: boolean): Variant =>
     ...(activation !== 'none' && { intermediateActivation: activation }),
     ...(batchNorm && { intermediateBatchNorm: true }),
   })
+
+const ONE_PROCESS = 'one process'
+const overRanks = [2, 4].flatMap((count) =>
+  [false, true].map((asynchronous) => ({
+    ...xception(`${count} ranks, ${asynchronous ? 'asynchronous' : 'synchronous'}`),
+    ranks: { count, ...(asynchronous && { asynchronous }) },
+  })),
+)
 
 const SEGMENTS = [1, 2, 4, 8]
 const spectrum = [...SEGMENTS.map((segments) => ({ name: `${segments}`, options: { segments } })), { name: 'per channel', options: {} }]
@@ -304,6 +318,22 @@ const EXPERIMENTS: readonly Experiment[] = [
       ['separable stack', 'Xception'],
     ],
     limits: `${SCALE_LIMITS} ${PADDED}`,
+  },
+  {
+    name: 'sync-async',
+    title: 'Section 4.4: synchronous and asynchronous training over several processes',
+    claim: 'Both models were trained on 60 GPUs: on ImageNet in step with each other, on JFT asynchronously, to be faster.',
+    kind: 'accuracy',
+    metric: 'top1',
+    recipe: 'paper-imagenet',
+    variants: [xception(ONE_PROCESS), ...overRanks],
+    comparisons: [
+      ...overRanks.filter(({ ranks }) => !ranks.asynchronous).map(({ name }) => [ONE_PROCESS, name] as const),
+      ...[2, 4].map((count) => [`${count} ranks, synchronous`, `${count} ranks, asynchronous`] as const),
+    ],
+    target: 0.5,
+    scaling: true,
+    limits: `${SCALE_LIMITS} All ranks share one machine: more of them add no processor, so the times tell what exchange and waiting cost, not what more machines bring. Where all ranks are equally fast, asynchronous training has its price and not its gain, which is not to wait for slow ones.`,
   },
 ]
 

@@ -7,7 +7,9 @@ import { lineChart, type Point } from '../charts/lines.js'
 import { writeSvg } from '../charts/theme.js'
 import { writeAtomic } from '../files.js'
 import { type Experiment, experiment } from './definition.js'
-import type { Results } from './results.js'
+import type { Results, RunResult } from './results.js'
+import { scalingCharts, scalingSection } from './scalingReport.js'
+import { table } from './table.js'
 import { compare, deviationOf, meanOf, summarizeVariant } from './verdict.js'
 
 export const REPORT = 'report.md'
@@ -45,6 +47,7 @@ export function markdown(defined: Experiment, results: Results, pictures: readon
     defined.kind === 'speed' ? speedTable(defined, results) : scoreTable(defined, results),
     `## What the differences say`,
     ...(defined.kind === 'speed' ? [speedVerdict(defined, results)] : verdicts(defined, results)),
+    ...(results.scaling ? [scalingSection(results.scaling)] : []),
     ...pictures.map((name) => `![${name.replace(/\.svg$/, '')}](${name})`),
     `## What this scale can and cannot show`,
     defined.limits,
@@ -56,11 +59,6 @@ function optimizerText({ settings }: Results): string {
   return optimizer
     ? `${optimizer.kind === 'sgd' ? 'SGD with momentum' : 'RMSProp'} from a rate of ${rate}, cosine`
     : "the recipe's optimizer"
-}
-
-function table(header: readonly string[], rows: readonly (readonly string[])[]): string {
-  const line = (cells: readonly string[]) => `| ${cells.join(' | ')} |`
-  return [line(header), line(header.map((_, i) => (i === 0 ? '---' : '---:'))), ...rows.map(line)].join('\n')
 }
 
 const paperHeader = (defined: Experiment) => Object.values(defined.paperColumns ?? {}).map((title) => `${title}, paper`)
@@ -82,11 +80,61 @@ function scoreTable(defined: Experiment, results: Results): string {
     })
     const timing = results.timings.find(({ variant }) => variant === name)
     const speed = timing ? [String(timing.imagesPerSecond)] : []
-    return [name, ...paperCells(defined, name), ...scores, count(parameters), (macs / 1e6).toPrecision(3), ...speed]
+    const sizes = [count(parameters), (macs / 1e6).toPrecision(3)]
+    // One network, trained in several ways, has one size.
+    return [
+      name,
+      ...paperCells(defined, name),
+      ...scores,
+      ...(defined.target === undefined ? sizes : timeCells(defined, results, name)),
+      ...speed,
+    ]
   })
   const scoreColumns = metrics.map((metric) => `${METRICS[metric]}, here`)
   const speedColumn = results.timings.length > 0 ? ['pictures per second, training'] : []
-  return table(['', ...paperHeader(defined), ...scoreColumns, 'parameters', 'million multiply-adds', ...speedColumn], rows)
+  const target = defined.target === undefined ? '' : percent(defined.target)
+  const sizeColumns = target
+    ? [`seconds to ${target}`, 'seconds in all', 'staleness (most)', 'summing, ms per step', 'of it not hidden']
+    : ['parameters', 'million multiply-adds']
+  return table(['', ...paperHeader(defined), ...scoreColumns, ...sizeColumns, ...speedColumn], rows)
+}
+
+/** Seconds until a run's score first reaches the target, `undefined` where it never does. */
+export function secondsTo({ epochs }: RunResult, metric: string, target: number): number | undefined {
+  let seconds = 0
+  for (const epoch of epochs) {
+    seconds += epoch.seconds
+    if (epoch.scores[metric]! >= target) return seconds
+  }
+  return undefined
+}
+
+function timeCells({ metric, target }: Experiment, { runs }: Results, name: string): string[] {
+  const own = runs.filter(({ variant, status }) => variant === name && status === 'done')
+  const mean = (values: readonly (number | undefined)[], digits: number) => {
+    const known = values.filter((value) => value !== undefined)
+    return known.length === 0 ? '–' : meanOf(known).toFixed(digits)
+  }
+  const times = own.map((run) => secondsTo(run, metric, target!))
+  const reached = times.filter((time) => time !== undefined).length
+  const missed = reached < own.length ? ` (${reached} of ${own.length} runs)` : ''
+  const ages = own.flatMap(({ epochs }) => epochs.flatMap(({ staleness }) => (staleness ? [staleness] : [])))
+  return [
+    reached === 0 ? 'never' : `${mean(times, 1)}${missed}`,
+    mean(
+      own.map(({ epochs }) => epochs.reduce((sum, { seconds }) => sum + seconds, 0)),
+      1,
+    ),
+    ages.length === 0 ? '–' : `${meanOf(ages.map((age) => age.mean)).toFixed(1)} (${Math.max(...ages.map(({ max }) => max))})`,
+    mean(
+      own.map(({ exchange }) => exchange?.reduceMs),
+      2,
+    ),
+    mean(
+      own.map(({ exchange }) => exchange?.exposedMs),
+      2,
+    ),
+  ]
 }
 
 function verdicts(defined: Experiment, results: Results): string[] {
@@ -134,6 +182,8 @@ function speedVerdict(defined: Experiment, results: Results): string {
 async function draw(defined: Experiment, results: Results): Promise<Map<string, string>> {
   if (defined.kind === 'speed') return new Map([['time.svg', await timeBars(defined, results)]])
   const pictures = await curves(defined, results)
+  if (defined.target !== undefined) pictures.set('time.svg', await overTime(defined, results))
+  if (results.scaling) for (const [name, svg] of await scalingCharts()) pictures.set(name, svg)
   if (defined.sweep) for (const [name, svg] of await sweeps(defined, results)) pictures.set(name, svg)
   return pictures
 }
@@ -182,6 +232,23 @@ async function curves({ title, metric, variants, figures }: Experiment, results:
     )
   }
   return pictures
+}
+
+/** Scores over seconds of training: each epoch at the mean of its seeds' times. */
+function overTime({ title, metric, variants }: Experiment, results: Results): Promise<string> {
+  const lines = variants.map(({ name }) => {
+    const runs = results.runs.filter(({ variant, status }) => variant === name && status === 'done')
+    const times = runs.map(({ epochs }) => epochs.map((_, i) => epochs.slice(0, i + 1).reduce((sum, { seconds }) => sum + seconds, 0)))
+    const points = (runs[0]?.epochs ?? []).flatMap((_, i) =>
+      spread(
+        meanOf(times.map((own) => own[i]!)),
+        runs.map(({ epochs }) => epochs[i]!.scores[metric]!),
+      ),
+    )
+    return { name, points }
+  })
+  const axes = { xAxis: 'seconds', yAxis: METRICS[metric]!, zero: false, points: false }
+  return lineChart({ title, subtitle: subtitleOf(results), ...axes, lines })
 }
 
 /** Last scores over the number that the experiment sweeps, and the speed of training steps where they were timed. */

@@ -17,8 +17,10 @@ const epoch = z.object({
   loss: number,
   /** Scores of the held-out pictures by name. */
   scores: z.record(z.string(), number),
-  /** Of training alone. */
+  /** Of training and scoring. */
   seconds: number,
+  /** Of asynchronous ranks: updates between reading weights and applying what was computed on them. */
+  staleness: z.object({ mean: number, max: number }).optional(),
 })
 const run = z.object({
   variant: z.string(),
@@ -27,6 +29,21 @@ const run = z.object({
   epochs: z.array(epoch),
   /** Why it diverged. */
   reason: z.string().optional(),
+  /** Of synchronous ranks, per step: while gradients were being summed, and of these while rank 0 stood still for it. */
+  exchange: z.object({ reduceMs: number, exposedMs: number }).optional(),
+})
+const link = z.object({ latency: number, bandwidth: number })
+const scaling = z.object({
+  /** Of a step, of all trained variables. */
+  bytes: number,
+  bucketBytes: number,
+  /** Pictures of a rank in a step. */
+  batch: number,
+  /** Sums over two ranks, by size, and the link that explains them. */
+  exchange: z.array(z.object({ bytes: number, seconds: number })),
+  link,
+  /** By number of ranks of one thread: a step without and with exchange, and what the arithmetic says of the latter. */
+  steps: z.array(z.object({ ranks: number, computeMs: number, stepMs: number, predictedMs: number, reduceMs: number })),
 })
 const timing = z.object({
   variant: z.string(),
@@ -52,11 +69,13 @@ const results = z.object({
   settings: z.record(z.string(), z.unknown()),
   runs: z.array(run),
   timings: z.array(timing),
+  scaling: scaling.optional(),
 })
 
 export type EpochResult = z.infer<typeof epoch>
 export type RunResult = z.infer<typeof run>
 export type TimingResult = z.infer<typeof timing>
+export type ScalingResult = z.infer<typeof scaling>
 export type Results = z.infer<typeof results>
 
 /**

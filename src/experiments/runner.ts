@@ -3,18 +3,21 @@
 import { existsSync } from 'node:fs'
 import { mkdir, rm } from 'node:fs/promises'
 import { join } from 'node:path'
-import type { Origin } from '../bench/machine.js'
+import { type Origin, origin, round } from '../bench/machine.js'
 import type { Dataset } from '../data/folder.js'
 import { SepconvError } from '../errors.js'
 import { fileError } from '../files.js'
 import { createModel } from '../models/index.js'
 import { openDevice } from '../runtime/device.js'
 import { LAST } from '../train/checkpoint.js'
+import type { FitEvent } from '../train/events.js'
 import { fit, type FitOptions } from '../train/fit.js'
 import type { TrainingSettings } from '../train/settings.js'
 import { type Experiment, experiment, REDUCED_SETTINGS, type Scale, SIZES, type Sizes } from './definition.js'
 import { type SizedVariant, sizeVariants } from './models.js'
-import { PATTERN_CLASSES, patternSet } from './patterns.js'
+import { PATTERN_CLASSES, type PatternOptions, patternSet } from './patterns.js'
+import { fitOverRanks } from './overRanks.js'
+import { measureScaling } from './measureScaling.js'
 import { type EpochResult, openResults, RESULTS_VERSION, type Results, type RunResult, writeResults } from './results.js'
 import { timeVariants } from './speed.js'
 
@@ -64,7 +67,6 @@ export async function runExperiment(name: string, options: ExperimentOptions): P
   // Timed networks are the paper's, of a thousand classes.
   const classes = options.data?.classes.length ?? (defined.kind === 'speed' ? 1000 : PATTERN_CLASSES.length)
   const variants = sizeVariants(defined, sizes, classes)
-  const { origin } = await import('../bench/machine.js')
   const from: Origin = origin((executor as { info?: { isa?: string } }).info?.isa ?? null)
   const settings = { ...trainingSettings(defined.recipe, scale, sizes), ...options.settings }
   const results = await openResults(
@@ -101,7 +103,8 @@ export async function runExperiment(name: string, options: ExperimentOptions): P
     if (!finished) {
       const folder = join(out, 'runs', `${variants.indexOf(variant)}-${seed}`)
       const before = done
-      const run = await train(variant, seed, folder, { data, device: executor.name, settings, signal }, (step, steps) => {
+      const pictures = options.data ? options.data.root : { ...sizes, multiLabel: defined.multiLabel === true }
+      const run = await train(variant, seed, folder, { data, pictures, device: executor.name, settings, signal }, (step, steps) => {
         total = steps * jobs.length
         done = before + step
         options.onProgress?.({ done, total, label })
@@ -111,6 +114,10 @@ export async function runExperiment(name: string, options: ExperimentOptions): P
       await rm(folder, { recursive: true, force: true })
       done = before + (total / jobs.length || 0)
     } else done += results.runs.find((run) => run.variant === variant.name && run.seed === seed)!.epochs.at(-1)?.step ?? 0
+  }
+  if (defined.scaling && !results.scaling) {
+    results.scaling = await measureScaling(variants[0]!, { batch: sizes.batch, ...options })
+    await writeResults(out, results)
   }
   return defined.timed ? await time() : results
 }
@@ -126,42 +133,69 @@ async function train(
   variant: SizedVariant,
   seed: number,
   out: string,
-  options: { data: Dataset; device: string; settings: Partial<FitOptions>; signal: AbortSignal | undefined },
+  options: {
+    data: Dataset
+    pictures: string | PatternOptions
+    device: string
+    settings: Partial<FitOptions>
+    signal: AbortSignal | undefined
+  },
   onStep: (step: number, steps: number) => void,
 ): Promise<RunResult> {
-  const { data, device, settings, signal } = options
-  using model = await createModel(variant.architecture, { ...variant.options, device, seed })
-  const resume = existsSync(join(out, LAST))
-  const logged = resume ? await epochsIn(out) : []
+  const { signal } = options
+  const logged = existsSync(join(out, LAST)) ? await epochsIn(out) : []
   let epochs: EpochResult[] = logged
+  let [reduceMs, exposedMs, exchanges] = [0, 0, 0]
   try {
-    for await (const event of fit({ ...settings, model, data, seed, out, resume, ...(signal && { signal }) })) {
+    for await (const event of eventsOf(variant, seed, out, options)) {
       // An epoch that was logged and not checkpointed is done again.
       if (event.type === 'start') epochs = logged.filter(({ step }) => step <= event.step)
       if (event.type === 'step') onStep(event.step, event.steps)
-      if (event.type === 'epoch' && event.validation) {
-        const { images: _, ...scores } = event.validation
-        epochs.push({ epoch: event.epoch, step: event.step, loss: event.loss, scores: { ...scores }, seconds: event.seconds })
+      if (event.type === 'step' && event.reduceMs !== undefined) {
+        reduceMs += event.reduceMs
+        exposedMs += event.exposedMs!
+        exchanges++
       }
+      if (event.type === 'epoch') epochs.push(...epochOf(event))
       if (event.type === 'stopped') signal?.throwIfAborted()
     }
-    return { variant: variant.name, seed, status: 'done', epochs }
+    const exchange = exchanges > 0 && { exchange: { reduceMs: round(reduceMs / exchanges), exposedMs: round(exposedMs / exchanges) } }
+    return { variant: variant.name, seed, status: 'done', epochs, ...exchange }
   } catch (error) {
     if (!(error instanceof SepconvError && error.code === 'ERR_DIVERGED')) throw error
     return { variant: variant.name, seed, status: 'diverged', epochs, reason: error.message }
   }
 }
 
+/** Steps that ranks without waiting may be ahead of each other: the default of `sepconv train --asynchronous`. */
+const MAX_STALENESS = 4
+
+/** Of this process, or of the ranks that the variant asks for. */
+async function* eventsOf(
+  { architecture, options: own, ranks }: SizedVariant,
+  seed: number,
+  out: string,
+  { data, pictures, device, settings, signal }: Parameters<typeof train>[3],
+): AsyncGenerator<FitEvent, void, undefined> {
+  if (ranks) {
+    const all = { ...settings, ...(ranks.asynchronous && { asynchronous: { maxStaleness: MAX_STALENESS } }) }
+    const job = { kind: 'train', variant: { architecture, options: own }, pictures, settings: all, seed, out, device } as const
+    return yield* fitOverRanks(job, ranks.count, { ...(signal && { signal }) })
+  }
+  using model = await createModel(architecture, { ...own, device, seed })
+  yield* fit({ ...settings, model, data, seed, out, resume: existsSync(join(out, LAST)), ...(signal && { signal }) })
+}
+
+function epochOf({ epoch, step, loss, validation, seconds, staleness }: Extract<FitEvent, { type: 'epoch' }>): EpochResult[] {
+  if (!validation) return []
+  const { images: _, ...scores } = validation
+  return [{ epoch, step, loss, scores: { ...scores }, seconds, ...(staleness && { staleness: { ...staleness } }) }]
+}
+
 /** Epochs of a run that was interrupted, out of its log; one that was logged again after a crash counts once. */
 async function epochsIn(folder: string): Promise<EpochResult[]> {
   const { readRun } = await import('../report/run.js')
   const { epochs } = await readRun(folder)
-  const byEpoch = new Map(
-    epochs.flatMap(({ epoch, step, loss, validation, seconds }) => {
-      if (!validation) return []
-      const { images: _, ...scores } = validation
-      return [[epoch, { epoch, step, loss, scores: { ...scores } as Record<string, number>, seconds }] as const]
-    }),
-  )
+  const byEpoch = new Map(epochs.flatMap((event) => epochOf(event).map((epoch) => [epoch.epoch, epoch] as const)))
   return [...byEpoch.values()]
 }

@@ -5,6 +5,8 @@ import { mkdtemp, readFile, readdir, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { builtCli } from '../cli/built.js'
+import { hasMpi } from '../distributed/mpirun.js'
 import { writeShapes } from '../../src/data/shapes.js'
 import { imageFolder } from '../../src/data/folder.js'
 import { experiment, experimentNames, type Sizes, SIZES } from '../../src/experiments/definition.js'
@@ -19,7 +21,8 @@ import { compare, deviationOf, summarizeVariant } from '../../src/experiments/ve
 let folder: string
 beforeAll(async () => {
   folder = await mkdtemp(join(tmpdir(), 'sepconv-experiments-'))
-})
+  if (hasMpi) builtCli()
+}, 120_000)
 afterAll(() => rm(folder, { recursive: true }))
 
 const MINIATURE: Partial<Sizes> = {
@@ -35,8 +38,10 @@ const MINIATURE: Partial<Sizes> = {
 const run = (name: string, out: string, options: Partial<ExperimentOptions> = {}) =>
   runExperiment(name, { out: join(folder, out), seeds: 1, sizes: MINIATURE, turnSeconds: 0.05, ...options })
 
+const OVER_RANKS = experimentNames().filter((name) => experiment(name).variants.some(({ ranks }) => ranks))
+
 describe('in miniature', () => {
-  it.each(experimentNames())(
+  it.each(experimentNames().filter((name) => hasMpi || !OVER_RANKS.includes(name)))(
     '%s: every variant runs, and the report is complete',
     async (name) => {
       const defined = experiment(name)
@@ -77,6 +82,18 @@ describe('in miniature', () => {
       const pictures = [...text.matchAll(/\]\((.*?\.svg)\)/g)].map(([, picture]) => picture!)
       expect(pictures.length).toBeGreaterThan(0)
       if (name === 'table2') expect(pictures).toEqual(['fig7.svg', 'fig8.svg'])
+      if (name === 'sync-async') {
+        expect(pictures).toEqual(['curves.svg', 'time.svg', 'scaling.svg'])
+        const found = results.runs.map(({ epochs, exchange }) => [epochs[0]!.staleness !== undefined, exchange !== undefined])
+        expect(found).toEqual([
+          [false, false],
+          [false, true],
+          [true, false],
+          [false, true],
+          [true, false],
+        ])
+        expect(results.scaling!.steps.map(({ ranks }) => ranks)).toEqual([1, 2, 4])
+      }
       if (name === 'spectrum') expect(pictures).toEqual(['spectrum.svg', 'speed.svg'])
       for (const picture of pictures) expect(await readFile(join(out, picture), 'utf8')).toMatch(/^<svg/)
     },

@@ -21,7 +21,7 @@ export const experimentCommand = (): Command =>
     .description(
       'Trains (or times) the models of a table or figure of the Xception paper side by side, with several seeds, and writes a folder:\nresults.json, curves as SVG, and a report that sets the paper’s numbers beside ours. tiny takes minutes on two cores, on generated\npictures; small is for one GPU, full is the paper’s protocol on pictures of your own.',
     )
-    .argument('<name>', 'fig6, fig9, fig10, table1, table2 (with fig7 and fig8), table3, spectrum or stack')
+    .argument('<name>', 'fig6, fig9, fig10, table1, table2 (with fig7 and fig8), table3, spectrum, stack or sync-async')
     .option('--scale <scale>', 'tiny, small or full', oneOf('tiny', 'small', 'full'), 'tiny')
     .option('--seeds <n>', 'runs of every model; below three nothing is decided', wholeNumber(), 3)
     .option('--out <dir>', 'folder for the results (default: experiments/<name>-<scale>)')
