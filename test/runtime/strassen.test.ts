@@ -2,6 +2,8 @@
 
 import { describe, expect, it } from 'vitest'
 import { compileGraph } from '../../src/graph/compile.js'
+import type { Value } from '../../src/graph/graph.js'
+import { opDefinition } from '../../src/graph/op.js'
 import { strassenPays } from '../../src/graph/strassenCost.js'
 import { trace } from '../../src/graph/trace.js'
 import { pointwiseConv2d, separableConv2d } from '../../src/index.js'
@@ -50,6 +52,19 @@ describe.skipIf(!cpu.available)('on the CPU', () => {
     expect(chosen({}).sort()).toEqual(['pointwiseConv2d', 'separableConv2d'])
     expect(chosen({ fastProducts: false })).toEqual([])
     expect(chosen({ precision: 'bfloat16' })).toEqual([])
+  })
+
+  it('is left alone where a product also gives batch statistics, though nothing is updated', () => {
+    const graph = trace((graph) => {
+      const x = graph.input('x', { shape: [1, 19, 19, 728], dtype: 'float32' })
+      const y = pointwiseConv2d(x, graph.input('w', { shape: [728, 728], dtype: 'float32' })) as Value
+      const [mean] = graph.emit(opDefinition('batchNormStatistics'), [y], {})
+      graph.output('y', y)
+      graph.output('mean', mean!)
+    })
+    const [call] = compileGraph(graph, executor.target, {}).main.program.calls
+    expect(call!.attributes.statistics).toBe(true)
+    expect(call!.attributes.strassen).toBeUndefined()
   })
 
   it('gives the same bits on any number of threads', () => {

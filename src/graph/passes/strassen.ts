@@ -17,7 +17,8 @@ export function chooseStrassen(graph: Graph, target: Target): Graph {
   return rewrite(graph, (node, inputs, out) => {
     const operand = SUMMED[node.name]
     const y = node.outputs[0]!
-    if (!operand || y.dtype !== 'float32') return undefined
+    // Batch statistics come from plain products alone: gradients without an update, as asynchronous training computes them.
+    if (!operand || y.dtype !== 'float32' || node.attributes.statistics === true) return undefined
     const { shape } = inputs[inputIndex(node.name, operand)]!
     const k = node.name === 'separableConv2d' ? shape[0]! : shape.at(-1)!
     const rows = y.shape.slice(0, -1).reduce((product, size) => product * size, 1)
