@@ -30,6 +30,12 @@ export function plan(device) {
     { name: 'kernels', command: kernels('--rounds', '3'), seconds: 300, output: 'json' },
     { name: 'backward', command: kernels('--pass', 'data,filter', '--rounds', '3'), seconds: 360, output: 'json' },
     { name: 'model', command: cli('bench', 'model', '--device', device, '--batch', '1,32', '--json'), seconds: 180, output: 'json' },
+    {
+      name: 'nccl',
+      command: [process.execPath, join(root, 'bench/distributed/one-rank.mjs'), '--device', device],
+      seconds: 90,
+      output: 'json',
+    },
     { name: 'pytorch-layers', command: torch('layers', '--batch', '32', '--dtype', 'bf16', 'tf32', 'fp32'), seconds: 240, output: 'lines' },
     { name: 'pytorch-net', command: torch('net', '--batch', '1', '32', '--train-batch', '32'), seconds: 420, output: 'lines' },
   ]

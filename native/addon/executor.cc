@@ -39,6 +39,7 @@ Napi::Function ExecutorWrapper::define(Napi::Env env) {
        InstanceMethod<&ExecutorWrapper::read>("read"), InstanceMethod<&ExecutorWrapper::readAsync>("readAsync"),
        InstanceMethod<&ExecutorWrapper::workspaceBytes>("workspaceBytes"),
        InstanceMethod<&ExecutorWrapper::tiles>("tiles"), InstanceMethod<&ExecutorWrapper::load>("load"),
+       InstanceMethod<&ExecutorWrapper::ranksId>("ranksId"), InstanceMethod<&ExecutorWrapper::joinRanks>("joinRanks"),
        InstanceMethod<&ExecutorWrapper::memory>("memory"), InstanceMethod<&ExecutorWrapper::setThreads>("setThreads")});
 }
 
@@ -142,6 +143,34 @@ Napi::Value ExecutorWrapper::tiles(const Napi::CallbackInfo& info) {
 Napi::Value ExecutorWrapper::load(const Napi::CallbackInfo& info) {
   return guarded(info.Env(), [&] {
     return ProgramWrapper::create(info.Env(), device_, device_->executor().load(toProgram(info[0])));
+  });
+}
+
+// What joinRanks takes; of a device that needs none an empty array.
+Napi::Value ExecutorWrapper::ranksId(const Napi::CallbackInfo& info) {
+  return guarded(info.Env(), [&]() -> Napi::Value {
+    const std::vector<uint8_t> id = device_->executor().ranksId();
+    Napi::Uint8Array array = Napi::Uint8Array::New(info.Env(), id.size());
+    std::copy(id.begin(), id.end(), array.Data());
+    return array;
+  });
+}
+
+// joinRanks(id, size, rank): a promise, since it waits for all of them.
+Napi::Value ExecutorWrapper::joinRanks(const Napi::CallbackInfo& info) {
+  return guarded(info.Env(), [&]() -> Napi::Value {
+    if (!info[0].IsTypedArray() || info[0].As<Napi::TypedArray>().TypedArrayType() != napi_uint8_array)
+      throw Error("ERR_ARGUMENT", "id must be a Uint8Array");
+    const auto bytes = info[0].As<Napi::Uint8Array>();
+    const std::vector<uint8_t> id(bytes.Data(), bytes.Data() + bytes.ByteLength());
+    const int size = static_cast<int>(toSize(info[1], "size")), rank = static_cast<int>(toSize(info[2], "rank"));
+    Executor& executor = device_->executor();
+    return device_->post(
+        [&executor, id, size, rank] {
+          executor.joinRanks(id, size, rank);
+          return true;
+        },
+        info.Env().Undefined());
   });
 }
 

@@ -81,6 +81,8 @@ class ExecutorWrapper : public Napi::ObjectWrap<ExecutorWrapper> {
   Napi::Value readAsync(const Napi::CallbackInfo& info);
   Napi::Value workspaceBytes(const Napi::CallbackInfo& info);
   Napi::Value tiles(const Napi::CallbackInfo& info);
+  Napi::Value ranksId(const Napi::CallbackInfo& info);
+  Napi::Value joinRanks(const Napi::CallbackInfo& info);
   Napi::Value load(const Napi::CallbackInfo& info);
   Napi::Value memory(const Napi::CallbackInfo& info);
   void setThreads(const Napi::CallbackInfo& info);

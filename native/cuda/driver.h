@@ -115,6 +115,13 @@ class DeviceInterface {
   // Returns at once; the parameters are copied.
   virtual void launch(const Launch& launch) = 0;
   virtual void synchronize() = 0;
+  // Work beside the launches that follow, behind those so far: `body` enqueues it on the stream (cudaStream_t) that it
+  // is given. Recorded as launches are.
+  virtual void launchBeside(const std::function<void(void* stream)>& body) = 0;
+  // Launches from here on are behind all such work.
+  virtual void join() = 0;
+  // Called again and again while the host waits in synchronize(); what it throws ends the wait.
+  virtual void watch(std::function<void()> look) = 0;
   // Collects the launches that `body` makes instead of running them.
   virtual std::unique_ptr<Recording> record(const std::function<void()>& body) = 0;
   virtual void replay(Recording& recording) = 0;

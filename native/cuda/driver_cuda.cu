@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <cstring>
 #include <functional>
 #include <mutex>
@@ -13,6 +14,7 @@
 
 #include "discovery.h"
 #include "executor.h"
+#include "vendor/nccl.h"
 
 namespace sepconv {
 namespace cuda {
@@ -64,6 +66,9 @@ class CudaDevice final : public DeviceInterface {
       if (staging.done) cudaEventDestroy(staging.done);
       if (staging.data) cudaFreeHost(staging.data);
     }
+    if (beside_) cudaStreamDestroy(beside_);
+    if (forked_) cudaEventDestroy(forked_);
+    if (joined_) cudaEventDestroy(joined_);
     if (stop_) cudaEventDestroy(stop_);
     if (start_) cudaEventDestroy(start_);
     if (copies_) cudaStreamDestroy(copies_);
@@ -140,7 +145,10 @@ class CudaDevice final : public DeviceInterface {
       attributes[config.numAttrs].id = cudaLaunchAttributeClusterDimension;
       attributes[config.numAttrs++].val.clusterDim = {launch.options.cluster, 1, 1};
     }
-    if (launch.options.programmatic) {
+    // Not behind a join: only a launch is known to say when the one after it may start.
+    const bool programmatic = launch.options.programmatic && !behindJoin_;
+    behindJoin_ = false;
+    if (programmatic) {
       attributes[config.numAttrs].id = cudaLaunchAttributeProgrammaticStreamSerialization;
       attributes[config.numAttrs++].val.programmaticStreamSerializationAllowed = 1;
     }
@@ -164,9 +172,45 @@ class CudaDevice final : public DeviceInterface {
                                     std::to_string(static_cast<int>(result)));
   }
 
+  void launchBeside(const std::function<void(void*)>& body) override {
+    enter();
+    if (!beside_) {
+      check(cudaStreamCreateWithFlags(&beside_, cudaStreamNonBlocking), "cudaStreamCreate");
+      check(cudaEventCreateWithFlags(&forked_, cudaEventDisableTiming), "cudaEventCreate");
+      check(cudaEventCreateWithFlags(&joined_, cudaEventDisableTiming), "cudaEventCreate");
+    }
+    check(cudaEventRecord(forked_, stream_), "cudaEventRecord");
+    check(cudaStreamWaitEvent(beside_, forked_, 0), "cudaStreamWaitEvent");
+    body(beside_);
+    check(cudaEventRecord(joined_, beside_), "cudaEventRecord");
+    open_ = true;
+  }
+
+  void join() override {
+    enter();
+    if (!open_) return;
+    open_ = false;
+    behindJoin_ = true;
+    check(cudaStreamWaitEvent(stream_, joined_, 0), "cudaStreamWaitEvent");
+  }
+
+  void watch(std::function<void()> look) override { look_ = std::move(look); }
+
   void synchronize() override {
     enter();
-    check(cudaStreamSynchronize(stream_), "run");
+    if (!look_) {
+      check(cudaStreamSynchronize(stream_), "run");
+      return;
+    }
+    // A sum over ranks of which one has left never ends.
+    auto looked = std::chrono::steady_clock::now();
+    for (cudaError_t state; (state = cudaStreamQuery(stream_)) != cudaSuccess;) {
+      if (state != cudaErrorNotReady) check(state, "run");
+      const auto now = std::chrono::steady_clock::now();
+      if (now - looked < lookEvery) continue;
+      looked = now;
+      look_();
+    }
   }
 
   std::unique_ptr<Recording> record(const std::function<void()>& body) override {
@@ -175,9 +219,12 @@ class CudaDevice final : public DeviceInterface {
     cudaGraph_t graph = nullptr;
     try {
       body();
+      join();  // a recording is complete only where all its streams have come together
     } catch (...) {
+      open_ = false;
       cudaStreamEndCapture(stream_, &graph);
       if (graph) cudaGraphDestroy(graph);
+      cudaGetLastError();  // of the capture
       throw;
     }
     check(cudaStreamEndCapture(stream_, &graph), "cudaStreamEndCapture");
@@ -264,6 +311,7 @@ class CudaDevice final : public DeviceInterface {
                       std::string(what) + ": " + describe(error));
   }
 
+  static constexpr auto lookEvery = std::chrono::milliseconds(1);
   static constexpr size_t stagingBytes = size_t{4} << 20;
   struct Staging {
     void* data = nullptr;
@@ -275,7 +323,10 @@ class CudaDevice final : public DeviceInterface {
   Staging staging_[2];
   std::mutex stagingMutex_;
   cudaStream_t stream_ = nullptr, copies_ = nullptr;
-  cudaEvent_t start_ = nullptr, stop_ = nullptr;
+  cudaStream_t beside_ = nullptr;  // made when it is first needed
+  cudaEvent_t start_ = nullptr, stop_ = nullptr, forked_ = nullptr, joined_ = nullptr;
+  bool open_ = false, behindJoin_ = false;
+  std::function<void()> look_;
   std::set<const void*>
       optedIn_;  // kernels that may have more than 48 KiB of shared memory; used by the thread that runs
   decltype(&cuTensorMapEncodeTiled) encoder_ = nullptr;
@@ -300,6 +351,12 @@ ExecutorInfo describeDevice(int index) {
   info.properties["memoryBytes"] = static_cast<double>(found.totalGlobalMem);
   info.properties["panel"] = 0.0;
   info.properties["kernels"] = kernelNames();
+  std::string uuid;
+  for (const char byte : found.uuid.bytes) {
+    const char* digits = "0123456789abcdef";
+    uuid += {digits[static_cast<unsigned char>(byte) >> 4], digits[byte & 15]};
+  }
+  info.properties["uuid"] = uuid;
   info.properties["dtypes"] = std::vector<std::string>{"float32", "bfloat16"};
   cudaFuncAttributes attributes;
   error = cudaSetDevice(index);
@@ -320,11 +377,18 @@ std::vector<ExecutorInfo> cudaExecutors() {
   cudaRuntimeGetVersion(&runtime);
   cudaDriverGetVersion(&driver);
   if (error != cudaSuccess || count == 0) return {explainNoDevice(error, describe(error), driver, runtime)};
+  std::string nccl;
+  try {
+    nccl = ncclVersion();
+  } catch (const Error&) {
+    nccl = "not found";
+  }
   std::vector<ExecutorInfo> all;
   for (int i = 0; i < count; ++i) {
     all.push_back(describeDevice(i));
     all.back().properties["driverVersion"] = static_cast<double>(driver);
     all.back().properties["runtimeVersion"] = static_cast<double>(runtime);
+    all.back().properties["nccl"] = nccl;
   }
   return all;
 }

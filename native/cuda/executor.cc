@@ -9,6 +9,7 @@
 
 #include "../kernels/arena.h"
 #include "allocator.h"
+#include "vendor/nccl.h"
 
 namespace sepconv::cuda {
 namespace {
@@ -43,6 +44,24 @@ class DeviceExecutor final : public Executor {
   std::vector<std::string> tiles(const CallDescription& call) override { return makeKernel(call)->tiles(); }
   std::unique_ptr<LoadedProgram> load(ProgramDescription description) override;
   void setThreads(int) override {}
+  std::vector<uint8_t> ranksId() override {
+    Nccl::Id id;
+    if (const int error = nccl().ncclGetUniqueId(&id))
+      throw Error("ERR_DEVICE", std::string("ncclGetUniqueId: ") + nccl().ncclGetErrorString(error));
+    return {id.bytes, id.bytes + sizeof id.bytes};
+  }
+  void joinRanks(const std::vector<uint8_t>& bytes, int size, int rank) override {
+    Nccl::Id id;
+    if (bytes.size() != sizeof id.bytes)
+      throw Error("ERR_ARGUMENT", "the id of NCCL's ranks has " + std::to_string(sizeof id.bytes) + " bytes, got " +
+                                      std::to_string(bytes.size()));
+    std::copy(bytes.begin(), bytes.end(), id.bytes);
+    device_->makeCurrent();
+    setNcclRanks(std::make_unique<NcclRanks>(id, size, rank));
+    device_->watch([] {
+      if (NcclRanks* ranks = ncclRanks()) ranks->watch();
+    });
+  }
 
   MemoryReport memory() const override {
     MemoryReport report;

@@ -22,6 +22,7 @@ void requireOutputs(const CallDescription& call) {
   if (call.kernel == "sgdUpdate") expected = update(3, 3);
   if (call.kernel == "rmspropUpdate") expected = update(3, 4);
   if (call.kernel == "adamUpdate") expected = 1 + update(4, 4);
+  if (call.kernel == "allReduceStart" || call.kernel == "allReduceWait") expected = inputs;
   if (call.kernel == "averageUpdate") expected = inputs < 2 ? 0 : (inputs - 2) / 2;
   if (call.outputs.size() != expected)
     refuse(call, "expected " + std::to_string(expected) + " outputs, got " + std::to_string(call.outputs.size()));
@@ -52,6 +53,7 @@ const Registry& kernels() {
     registerShapeKernels(all);
     registerStatisticsKernels(all);
     registerUpdateKernels(all);
+    registerAllReduce(all);
     registerCublasLt(all);
     registerCudnn(all);
     return all;

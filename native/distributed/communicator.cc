@@ -204,6 +204,11 @@ void Communicator::wait(float* values) {
   if (entry->error) throw *entry->error;
 }
 
+void Communicator::check() const {
+  std::lock_guard<std::mutex> lock(mutex_);
+  if (failure_) throw Error("ERR_RANK", *failure_);
+}
+
 Statistics Communicator::takeStatistics() {
   std::lock_guard<std::mutex> lock(mutex_);
   const Statistics taken = statistics_;

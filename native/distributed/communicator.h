@@ -73,6 +73,7 @@ class Communicator final : public Collectives {
 
   void start(float* values, int64_t count) override;
   void wait(float* values) override;
+  void check() const override;
   Statistics takeStatistics();
 
  private:

@@ -77,10 +77,12 @@ Napi::Object initialise(Napi::Env env, Napi::Object exports) {
   classes->executor = Napi::Persistent(ExecutorWrapper::define(env));
   classes->memory = Napi::Persistent(MemoryWrapper::define(env));
   classes->program = Napi::Persistent(ProgramWrapper::define(env));
+  classes->communicator = Napi::Persistent(CommunicatorWrapper::define(env));
   env.SetInstanceData(classes);
   exports.Set("version", SEPCONV_VERSION);
   exports.Set("executors", Napi::Function::New(env, executors, "executors"));
   exports.Set("cudaLibraries", Napi::Function::New(env, cudaLibrariesOf, "cudaLibraries"));
+  exports.Set("openCommunicator", Napi::Function::New(env, CommunicatorWrapper::open, "openCommunicator"));
   exports.Set("openExecutor", Napi::Function::New(env, openExecutor, "openExecutor"));
   exports.Set("describeKernel", Napi::Function::New(env, describeKernel, "describeKernel"));
   exports.Set("takeAccounts", Napi::Function::New(env, takeAccounts, "takeAccounts"));

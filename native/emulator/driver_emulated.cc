@@ -5,10 +5,12 @@
 #include <cstdlib>
 #include <cstring>
 #include <mutex>
+#include <optional>
 #include <unordered_map>
 
 #include "../cuda/discovery.h"
 #include "../cuda/executor.h"
+#include "beside.h"
 #include "block.h"
 #include "emulator.h"
 
@@ -17,9 +19,11 @@ namespace {
 
 constexpr size_t memoryBytes = size_t{64} << 20;
 
+// A launch, work for the stream beside, or neither: a join.
 struct KeptLaunch {
-  cuda::Launch launch;
+  std::optional<cuda::Launch> launch;
   std::vector<unsigned char> parameters;
+  std::vector<Work> beside;
 };
 
 class EmulatedRecording final : public cuda::Recording {
@@ -29,7 +33,7 @@ class EmulatedRecording final : public cuda::Recording {
 
 class EmulatedDevice final : public cuda::DeviceInterface {
  public:
-  EmulatedDevice(const Mode& mode, bool hopper) : mode_(mode) {
+  EmulatedDevice(const Mode& mode, bool hopper) : mode_(mode), beside_(mode.lateCopies) {
     properties_.name = hopper ? "hopper" : "emulator";
     properties_.major = hopper ? 9 : 8;
     properties_.programmatic = hopper;
@@ -86,8 +90,25 @@ class EmulatedDevice final : public cuda::DeviceInterface {
     enter();
     if (!recording_) return run(launch);
     const auto* bytes = static_cast<const unsigned char*>(launch.parameters);
-    recording_->launches.push_back({launch, std::vector<unsigned char>(bytes, bytes + launch.parameterBytes)});
+    recording_->launches.push_back({launch, std::vector<unsigned char>(bytes, bytes + launch.parameterBytes), {}});
   }
+
+  void launchBeside(const std::function<void(void*)>& body) override {
+    enter();
+    if (!recording_) return body(beside_.enqueueing());
+    recording_->launches.emplace_back();
+    body(beside_.collecting(recording_->launches.back().beside));
+  }
+
+  void join() override {
+    enter();
+    if (recording_)
+      recording_->launches.emplace_back();
+    else
+      beside_.join(look_);
+  }
+
+  void watch(std::function<void()> look) override { look_ = std::move(look); }
 
   void synchronize() override {
     enter();
@@ -104,6 +125,7 @@ class EmulatedDevice final : public cuda::DeviceInterface {
     recording_ = recording.get();
     try {
       body();
+      join();
     } catch (...) {
       recording_ = nullptr;
       throw;
@@ -115,9 +137,15 @@ class EmulatedDevice final : public cuda::DeviceInterface {
   void replay(cuda::Recording& recording) override {
     enter();
     for (KeptLaunch& kept : static_cast<EmulatedRecording&>(recording).launches) {
-      cuda::Launch launch = kept.launch;
-      launch.parameters = kept.parameters.data();
-      run(launch);
+      if (kept.launch) {
+        cuda::Launch launch = *kept.launch;
+        launch.parameters = kept.parameters.data();
+        run(launch);
+      } else if (kept.beside.empty()) {
+        beside_.join(look_);
+      } else {
+        for (const Work& work : kept.beside) beside_.push(work);
+      }
     }
   }
 
@@ -150,6 +178,8 @@ class EmulatedDevice final : public cuda::DeviceInterface {
   }
 
   const Mode& mode_;
+  BesideStream beside_;
+  std::function<void()> look_;
   uint64_t copies_ = 0, copiesBefore_ = 0;
   std::condition_variable copied_;
   bool lost_ = false;

@@ -14,6 +14,8 @@ class Collectives {
   virtual void start(float* values, int64_t count) = 0;
   // Throws ERR_RANK, naming the rank that left, or ERR_MPI.
   virtual void wait(float* values) = 0;
+  // Throws ERR_RANK where a rank has left.
+  virtual void check() const = 0;
 };
 
 // Of this process; nullptr where there is none.

@@ -151,6 +151,11 @@ class Executor {
   virtual std::vector<std::string> tiles(const CallDescription&) { return {}; }
   virtual std::unique_ptr<LoadedProgram> load(ProgramDescription program) = 0;
   virtual MemoryReport memory() const = 0;
+  // Of devices whose sums over the ranks of a job take a library of their own (NCCL): what one rank makes and all
+  // others join with. joinRanks waits for all of them. Throw ERR_DEVICE where there is none, ERR_RANK where a rank has
+  // left.
+  virtual std::vector<uint8_t> ranksId() { return {}; }
+  virtual void joinRanks(const std::vector<uint8_t>&, int, int) {}
   // Number of host threads; no effect on devices that have none. Called while no run is under way.
   virtual void setThreads(int threads) = 0;
 };
@@ -164,7 +169,7 @@ std::unique_ptr<Executor> openExecutor(const ExecutorOptions& options);  // thro
 std::vector<ExecutorInfo> cudaExecutors();
 std::unique_ptr<Executor> openCuda(int index);  // throws ERR_DEVICE
 
-// NVIDIA's libraries that benchmarks can measure beside the CUDA kernels: 'cublasLt', 'cudnn'.
+// NVIDIA's libraries: 'nccl' between ranks, and beside the CUDA kernels in benchmarks 'cublasLt' and 'cudnn'.
 struct LibraryVersion {
   std::string name, version;  // empty version: not found
   std::string reason;         // why not

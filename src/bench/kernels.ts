@@ -98,7 +98,7 @@ export async function benchKernels(options: KernelBenchOptions = {}): Promise<Ke
   const precisions = options.precisions ?? (gpu ? PRECISIONS : ['float32'])
   checkCases(executor, gpu !== undefined, precisions, layers)
   const roofline = Roofline.measure(executor, isa, threads)
-  const libraries = gpu && (loadNative().addon?.cudaLibraries() ?? [])
+  const libraries = gpu && (loadNative().addon?.cudaLibraries() ?? []).filter(({ name }) => name !== 'nccl')
   const found = (libraries ?? []).filter(({ version }) => version !== undefined).map(({ name }) => name)
   const owners: Library[] = ['sepconv', ...LIBRARIES.filter((library) => library.split('+').every((name) => found.includes(name)))]
   const results: KernelResult[] = []

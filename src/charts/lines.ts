@@ -25,6 +25,12 @@ export function lineChart(chart: LineChart): Promise<string> {
   return renderSvg(lineSpec(chart))
 }
 
+const WIDTH = 560
+
+/** As many names side by side as fit above the picture: a letter takes some 7 pixels, a symbol and the space between 40. */
+const legendColumns = (lines: LineChart['lines']): number =>
+  Math.max(1, Math.floor(WIDTH / (7 * Math.max(1, ...lines.map(({ name }) => name.length)) + 40)))
+
 export function lineSpec({ title, subtitle, xAxis, yAxis, lines, xScale = 'linear', zero = true, points = true }: LineChart): Spec {
   const values = lines.flatMap(({ name, points }) =>
     points.filter(([, y]) => Number.isFinite(y)).map(([x, y, low = y, high = y]) => ({ series: name, x, y, low, high })),
@@ -54,7 +60,7 @@ export function lineSpec({ title, subtitle, xAxis, yAxis, lines, xScale = 'linea
     $schema: 'https://vega.github.io/schema/vega/v6.json',
     ...structuredClone(CONFIG),
     title: { text: title, ...(subtitle !== undefined && { subtitle }) },
-    width: 560,
+    width: WIDTH,
     height: 300,
     data: [{ name: 'table', values }],
     scales: [
@@ -68,7 +74,7 @@ export function lineSpec({ title, subtitle, xAxis, yAxis, lines, xScale = 'linea
       { orient: 'bottom', scale: 'x', title: xAxis, ...(xs.length <= 12 && { values: xs, format: 'd' }) },
       { orient: 'left', scale: 'y', title: yAxis, grid: true, domain: false, tickCount: 6 },
     ],
-    legends: [{ fill: 'series', orient: 'top', direction: 'horizontal', columnPadding: 18 }],
+    legends: [{ fill: 'series', orient: 'top', direction: 'horizontal', columnPadding: 18, columns: legendColumns(lines) }],
     marks: [
       {
         type: 'group',

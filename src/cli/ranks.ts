@@ -2,6 +2,7 @@
 
 import { availableParallelism, cpus } from 'node:os'
 import type { Communicator } from '../distributed/communicator.js'
+import { nativeExecutors } from '../runtime/executors/native.js'
 import { ExitStatus } from './status.js'
 
 /**
@@ -39,4 +40,8 @@ function shareProcessor({ localSize }: Communicator): void {
 
 /** The device of a rank where none was named: one GPU of the machine after the other for `cuda`. */
 export const deviceOfRank = (device: string | undefined, ranks: Communicator | undefined): string | undefined =>
-  device === 'cuda' && ranks ? `cuda:${ranks.localRank}` : device
+  device === 'cuda' && ranks ? `cuda:${ranks.localRank % visibleGpus()}` : device
+
+/** Slurm may show each rank its own GPU only, which is then the first one. */
+const visibleGpus = (): number =>
+  Math.max(1, nativeExecutors().filter(({ name, available }) => available && name.startsWith('cuda')).length)

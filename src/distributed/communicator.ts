@@ -5,7 +5,8 @@
 
 import { hostname } from 'node:os'
 import { SepconvError } from '../errors.js'
-import { translated } from '../runtime/executors/native.js'
+import { openDevice } from '../runtime/device.js'
+import { NativeDeviceExecutor, translated } from '../runtime/executors/native.js'
 import { type NativeCommunicator, packageVersion, requireNative } from '../runtime/native.js'
 import { launched } from './launched.js'
 import { mpiShim } from './shim.js'
@@ -32,6 +33,7 @@ export class Communicator {
   /** The machine of each rank. */
   readonly hosts: readonly string[]
   #failed = false
+  #connected: string | undefined
 
   private constructor(
     private readonly native: NativeCommunicator,
@@ -57,6 +59,46 @@ export class Communicator {
     await checkVersions(native)
     const ranks = new Communicator(native, [])
     return new Communicator(native, (await ranks.share(hostname())) as string[])
+  }
+
+  /**
+   * Makes programs on a GPU sum over all ranks, by NCCL. `fit` does it by itself; whoever compiles with `ranks` does it first, on every rank.
+   * On other devices there is nothing to do.
+   * @param device where this rank's programs run, such as `'cuda:0'`.
+   * @throws ERR_DEVICE, naming the rank, where NCCL is missing or too old or two ranks share a GPU; ERR_RANK when versions differ.
+   */
+  async connect(device: string): Promise<void> {
+    const executor = openDevice(device)
+    if (!(executor instanceof NativeDeviceExecutor) || executor.target.name !== 'cuda' || this.#connected === device) return
+    let problem: string | null = null
+    let id: Uint8Array = new Uint8Array(0)
+    try {
+      id = executor.ranksId()
+    } catch (error) {
+      problem = (error as Error).message
+    }
+    const version = requireNative()
+      .cudaLibraries()
+      .find(({ name }) => name === 'nccl')?.version
+    const gpu = (executor.info.uuid as string | undefined) ?? null
+    const all = (await this.share({ problem, gpu, version })) as { problem: string | null; gpu: string | null; version: string }[]
+    for (const [rank, own] of all.entries()) {
+      if (own.problem !== null)
+        throw new SepconvError('ERR_DEVICE', `${this.name(rank)} cannot sum over GPUs: ${own.problem}`, {
+          subject: 'NCCL',
+          hint: 'Install NCCL 2 (Debian, Ubuntu, from the CUDA repository: apt-get install libnccl2), or name its folder in SEPCONV_CUDA_LIBRARIES',
+        })
+      if (own.version !== all[0]!.version)
+        throw new SepconvError('ERR_RANK', `${this.name(rank)} has NCCL ${own.version}, rank 0 has ${all[0]!.version}`, { subject: 'NCCL' })
+      const twin = own.gpu === null ? rank : all.findIndex(({ gpu: other }) => other === own.gpu)
+      if (twin !== rank)
+        throw new SepconvError('ERR_DEVICE', `${this.name(rank)} has the same GPU as ${this.name(twin)}; NCCL needs one per rank`, {
+          subject: 'device',
+          hint: 'Start as many ranks per machine as it has GPUs, and leave the choice to --device cuda',
+        })
+    }
+    await executor.joinRanks(await this.broadcast(id), this.size, this.rank)
+    this.#connected = device
   }
 
   /** `rank 3 (node07)` */

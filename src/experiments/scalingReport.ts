@@ -60,7 +60,7 @@ export function scalingSection({ bytes, bucketBytes, batch, link, exchange, step
       )
       .join(
         ', ',
-      )}, which a link of ${(link.latency * 1e6).toFixed(0)} µs and ${(link.bandwidth / 1e9).toPrecision(2)} GB/s explains best. The arithmetic (src/experiments/scaling.ts) adds the sums to the computation, since the cores that compute drive the exchange as well; four ranks are its check, for the link was fitted to two.`,
+      )}, which a link of ${(link.latency * 1e6).toFixed(0)} µs and ${(link.bandwidth / 1e9).toPrecision(2)} GB/s explains best. The arithmetic (src/experiments/scaling.ts) adds the sums to the computation, since the cores that compute drive the exchange as well; four ranks are its check, for the link was fitted to two. Where ranks outnumber cores a sum also waits for ranks whose turn it is not, which the arithmetic knows nothing of.`,
     measured,
     `**By arithmetic, not measured:** Xception whole, ${BATCH} pictures per device and step (${(work!.operations / 1e12).toFixed(1)} TFLOP), ${(work!.bytes / 1e6).toFixed(0)} MB of float32 gradients in buckets of 25 MiB, sums beside the last 60 % of the computation, links as data sheets have them. In percent of what as many devices would do that exchange nothing. Not in it: devices that are not equally fast, reading pictures, and how many more steps a larger batch or older weights take. What a device sustains is an assumption; \`sepconv bench model --task train\` measures yours.`,
     predicted,

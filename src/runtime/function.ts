@@ -115,7 +115,10 @@ export interface RankOptions {
   size: number
   /** `'local'`: batch norm takes the statistics of the rank's own rows; `'synchronised'`: of all ranks' rows. Default `'local'`. */
   batchNorm?: 'local' | 'synchronised'
-  /** Gradients are summed in buckets of about so many bytes, each while the backward pass goes on. Default 1 MiB. */
+  /**
+   * Gradients are summed in buckets of about so many bytes, each while the backward pass goes on. Default 1 MiB. Given for a single rank,
+   * that one goes through the exchange too, which shows what it costs.
+   */
   bucketBytes?: number
 }
 

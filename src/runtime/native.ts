@@ -64,6 +64,9 @@ export interface NativeExecutor {
   /** Values of the attribute `tile` among which the tuner may choose; fewer than two: there is no choice. */
   tiles(kernel: string, inputs: readonly unknown[], outputs: readonly unknown[], attributes: object): string[]
   load(program: object): NativeProgram
+  /** What one rank makes and all join with, where sums over the ranks of a job take a library of the device; else nothing. */
+  ranksId(): Uint8Array
+  joinRanks(id: Uint8Array, size: number, rank: number): Promise<unknown>
   memory(): { allocated: number; peak: number; arena: number }
   setThreads(threads: number): void
 }
@@ -100,7 +103,7 @@ export interface KernelChoice {
 export interface NativeAddon {
   readonly version: string
   executors(): NativeExecutorInfo[]
-  /** NVIDIA's libraries that benchmarks can measure: version, or the reason why it was not found. Empty in a build without CUDA. */
+  /** NVIDIA's libraries (NCCL, and what benchmarks can measure): version, or the reason why it was not found. Empty in a build without CUDA. */
   cudaLibraries(): { readonly name: string; readonly version?: string; readonly reason?: string }[]
   /** What is chosen for a call on a GPU of that many multiprocessors and compute capability (default 8), which need not be there. */
   describeKernel(

@@ -20,7 +20,7 @@ export function meanOf(loss: Structure | undefined): Value {
 }
 
 /** @throws ERR_ARGUMENT */
-export function checkRanks(given: RankOptions | undefined): Required<RankOptions> {
+export function checkRanks(given: RankOptions | undefined): Ranks {
   checkOptions('compile', given, ['size', 'batchNorm', 'bucketBytes'])
   const { size = 1, batchNorm = 'local', bucketBytes = BUCKET_BYTES } = given ?? {}
   checkChoice('compile', 'ranks.batchNorm', batchNorm, ['local', 'synchronised'])
@@ -30,8 +30,11 @@ export function checkRanks(given: RankOptions | undefined): Required<RankOptions
         subject: `ranks.${name}`,
         given: value,
       })
-  return { size, batchNorm: size > 1 ? batchNorm : 'local', bucketBytes }
+  return { size, batchNorm: size > 1 ? batchNorm : 'local', bucketBytes, exchanges: size > 1 || given?.bucketBytes !== undefined }
 }
+
+/** Complete, and whether there is something to exchange. */
+export type Ranks = Required<RankOptions> & { readonly exchanges: boolean }
 
 /** The part that one rank's mean contributes to the mean over all of them. */
 export const shareOf = (loss: Value, ranks: number): Value =>
@@ -45,9 +48,9 @@ export function overRanks(
   loss: Value,
   pairs: readonly ParameterGradient[],
   averages: TraceContext['averages'],
-  { size, batchNorm, bucketBytes }: Required<RankOptions>,
+  { size, batchNorm, bucketBytes, exchanges }: Ranks,
 ): { loss: Value; pairs: readonly ParameterGradient[]; averages: TraceContext['averages'] } {
-  if (size === 1 || pairs.length === 0) return { loss, pairs, averages }
+  if (!exchanges || pairs.length === 0) return { loss, pairs, averages }
   const local = batchNorm === 'local' ? averages : []
   const sums = allReduce([loss, ...pairs.map(({ gradient }) => gradient), ...local.map(({ value }) => value)], size, bucketBytes)
   const statistics = sums.slice(1 + pairs.length)

@@ -54,7 +54,7 @@ export type FitEvent =
       readonly decodeMs: number
       readonly waitMs: number
       readonly computeMs: number
-      /** Of several ranks: milliseconds while gradients were being summed, and of these while this rank stood still for it. */
+      /** Of several ranks on the cpu device: milliseconds while gradients were being summed, and of these while this rank stood still for it. */
       readonly reduceMs?: number
       readonly exposedMs?: number
     }

@@ -268,6 +268,7 @@ class Run {
     const out = this.#out
     const stepsPerEpoch = Math.floor(data.train.length / batch)
     const steps = epochs * stepsPerEpoch
+    if (!this.#asynchronous) await team.connect(model.device)
     await this.#prepare()
     await team.agree(() => this.#common())
     if (out !== undefined) await openRun(out, this.#description(), resume)
@@ -441,12 +442,12 @@ class Run {
       this.#meter.add(total, correct, size / ranks)
       return { loss: total, all, computeMs }
     }
-    const { busySeconds = 0, waitSeconds = 0 } = this.team.ranks?.statistics() ?? {}
+    const { reductions = 0, busySeconds = 0, waitSeconds = 0 } = this.team.ranks?.statistics() ?? {}
     const exposedMs = waitSeconds * 1e3
     const { waitMs, decodeMs } = batch
     const all = await this.team.meet({ correct, stop: this.#wishes, ownMs: computeMs - exposedMs, waitMs, decodeMs })
     this.#meter.add(total, all.correct, size)
-    return { loss: total, all, computeMs, ...(ranks > 1 && { reduceMs: busySeconds * 1e3, exposedMs }) }
+    return { loss: total, all, computeMs, ...(reductions > 0 && { reduceMs: busySeconds * 1e3, exposedMs }) }
   }
 
   async #run(inputs: StepInputs, at: { rate: number; decay: number; sample: number; part: number }) {

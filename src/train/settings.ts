@@ -169,8 +169,8 @@ function check(settings: Settings, model: Model, data: Dataset, ranks: number): 
     for (const [name, wrong] of Object.entries(clash))
       if (wrong) throw new SepconvError('ERR_ARGUMENT', `fit: asynchronous training has no ${name}`, { subject: 'asynchronous' })
   }
-  if (ranks > 1 && model.executor.target.name !== 'cpu')
-    throw new SepconvError('ERR_DEVICE', `fit: the ${model.device} device trains alone; only 'cpu' reduces gradients over ranks`, {
+  if (ranks > 1 && model.executor.name === 'reference')
+    throw new SepconvError('ERR_DEVICE', `fit: the reference device trains alone`, {
       subject: 'device',
       expected: 'cpu',
       given: model.device,

@@ -63,6 +63,11 @@ export class Team {
     if (this.ranks) await agree(this.ranks, description())
   }
 
+  /** Lets programs on the device sum over all ranks. */
+  async connect(device: string): Promise<void> {
+    await this.ranks?.connect(device)
+  }
+
   /** What rank 0 has found out. */
   async fromFirst<T>(own: T): Promise<T> {
     return this.ranks ? this.ranks.fromFirst(own) : own

@@ -26,6 +26,7 @@ describe('gpu:measure', () => {
       'kernels',
       'backward',
       'model',
+      'nccl',
       'pytorch-layers',
       'pytorch-net',
     ])

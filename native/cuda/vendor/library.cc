@@ -8,6 +8,7 @@
 #include "../../kernels/executor.h"
 #include "cublaslt.h"
 #include "cudnn.h"
+#include "nccl.h"
 
 namespace sepconv {
 namespace cuda {
@@ -62,6 +63,7 @@ std::string dotted(size_t version, size_t major) {
 std::vector<LibraryVersion> cudaLibraries() {
   // cuDNN is linked against cuBLASLt: this order.
   return {cuda::ask("cublasLt", [] { return cuda::dotted(cuda::cublasLt().cublasLtGetVersion(), 10000); }),
+          cuda::ask("nccl", cuda::ncclVersion),
           cuda::ask("cudnn", [] { return cuda::dotted(cuda::cudnn().cudnnGetVersion(), 10000); })};
 }
 

@@ -1,6 +1,6 @@
-// NVIDIA's own libraries as a measure for our kernels: looked for when a benchmark asks for them, by dlopen and with
-// prototypes of our own, so that neither build nor package knows of them. Folders of SEPCONV_CUDA_LIBRARIES
-// (colon-separated) come before the loader's own.
+// NVIDIA's own libraries, by dlopen and with prototypes of our own, so that neither build nor package knows of them:
+// cuDNN and cuBLASLt as a measure for our kernels, looked for when a benchmark asks for them; NCCL between the ranks of
+// a job. Folders of SEPCONV_CUDA_LIBRARIES (colon-separated) come before the loader's own.
 #pragma once
 #include <string>
 #include <vector>

@@ -215,6 +215,20 @@ export class NativeDeviceExecutor implements Executor {
     native(() => this.handle.read(handleOf(memory, this), offset, bytes))
   }
 
+  /** What rank 0 makes and all ranks join with; empty where sums over ranks need nothing of the device. @throws ERR_DEVICE without NCCL. */
+  ranksId(): Uint8Array {
+    return native(() => this.handle.ranksId())
+  }
+
+  /** Joins the ranks that sum over their devices, and waits for all of them. @throws ERR_RANK */
+  async joinRanks(id: Uint8Array, size: number, rank: number): Promise<void> {
+    try {
+      await this.handle.joinRanks(id, size, rank)
+    } catch (error) {
+      throw translated(error)
+    }
+  }
+
   load(program: Program): LoadedProgram {
     return new NativeLoadedProgram(this, program)
   }

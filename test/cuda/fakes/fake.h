@@ -7,7 +7,7 @@
 
 namespace {
 
-void log(const char* text) {
+[[maybe_unused]] void log(const char* text) {
   const char* path = std::getenv("FAKE_LIBRARY_LOG");
   if (std::FILE* file = path ? std::fopen(path, "a") : nullptr) {
     std::fprintf(file, "%s\n", text);
@@ -15,7 +15,7 @@ void log(const char* text) {
   }
 }
 
-float read(const void* data, int type, uint64_t i) {
+[[maybe_unused]] float read(const void* data, int type, uint64_t i) {
   if (type == 0) return static_cast<const float*>(data)[i];
   const uint32_t bits = uint32_t{static_cast<const uint16_t*>(data)[i]} << 16;
   float value;
@@ -23,7 +23,7 @@ float read(const void* data, int type, uint64_t i) {
   return value;
 }
 
-void write(void* data, int type, uint64_t i, float value) {
+[[maybe_unused]] void write(void* data, int type, uint64_t i, float value) {
   if (type == 0) {
     static_cast<float*>(data)[i] = value;
     return;

@@ -1,10 +1,10 @@
 // fit over ranks, of which one fails at a step, or takes `slow` milliseconds longer for each. Rank 0 prints the events.
 import { fit, imageFolder, loadImage, openCommunicator, xception } from '../../../dist/index.js'
 
-const { data: folder, rank, step, slow, epochs = 2, asynchronous } = JSON.parse(process.argv[2])
+const { data: folder, rank, step, slow, epochs = 2, batch = 6, device = 'cpu', asynchronous } = JSON.parse(process.argv[2])
 const ranks = await openCommunicator()
 const data = await imageFolder(folder)
-const model = xception({ classes: data.classes.length, inputSize: 71, width: 0.04, middleRepeats: 0 })
+const model = xception({ classes: data.classes.length, inputSize: 71, width: 0.04, middleRepeats: 0, device })
 const mine = ranks.rank === rank
 if (mine && slow)
   for (const sample of data.train) {
@@ -21,7 +21,7 @@ try {
     model,
     data,
     epochs,
-    batch: 6,
+    batch,
     ranks,
     augment: {},
     ...(asynchronous && { asynchronous }),

@@ -6,11 +6,24 @@ import { softmaxCrossEntropy } from '../../../dist/ops/index.js'
 import { readState } from '../../../dist/runtime/state.js'
 
 const options = JSON.parse(process.argv[2] ?? '{}')
-const { batch = 8, steps = 2, batchNorm, bucketBytes, accumulate, clipNorm, size = 71, precision, optimizer = 'sgd', rate = 0.01 } = options
+const {
+  batch = 8,
+  steps = 2,
+  batchNorm,
+  bucketBytes,
+  accumulate,
+  clipNorm,
+  size = 71,
+  precision,
+  optimizer = 'sgd',
+  rate = 0.01,
+  device = 'cpu',
+} = options
 const ranks = await openCommunicator()
 const [rank, count] = [ranks?.rank ?? 0, ranks?.size ?? 1]
+await ranks?.connect(device)
 const rows = batch / count / (accumulate ?? 1)
-const model = xception({ classes: 8, inputSize: size, width: 0.05, middleRepeats: 1, dropout: 0.3, seed: 5, ...options.model })
+const model = xception({ classes: 8, inputSize: size, width: 0.05, middleRepeats: 1, dropout: 0.3, seed: 5, device, ...options.model })
 
 // mulberry32
 function generator(seed) {
@@ -30,6 +43,7 @@ const step = compile(
     return { loss: softmaxCrossEntropy(logits, labels), logits }
   },
   {
+    device,
     train: { sgd: sgd({ rate, momentum: 0.9 }), rmsprop: rmsprop({ rate }) }[optimizer],
     average: weightAverage('ema', 0.9),
     seed: 7,
@@ -48,8 +62,8 @@ for (let i = 0; i < steps; i++) {
   for (let part = 0; part < (accumulate ?? 1); part++) {
     const first = (rank * (accumulate ?? 1) + part) * rows
     const inputs = {
-      images: tensor(images.slice(first * pixels, (first + rows) * pixels), [rows, size, size, 3]),
-      labels: tensor(labels.slice(first, first + rows), [rows]),
+      images: tensor(images.slice(first * pixels, (first + rows) * pixels), [rows, size, size, 3], { device }),
+      labels: tensor(labels.slice(first, first + rows), [rows], { device }),
     }
     const { loss } = await step.run(inputs, { sample: i * batch + first, part })
     sum += (await loss.data())[0]
@@ -67,8 +81,8 @@ const digest = hash.digest('hex')
 const digests = ranks ? await ranks.share(digest) : [digest]
 const calls = step
   .executable({
-    images: tensor(new Float32Array(rows * pixels), [rows, size, size, 3]),
-    labels: tensor(new Int32Array(rows), [rows]),
+    images: tensor(new Float32Array(rows * pixels), [rows, size, size, 3], { device }),
+    labels: tensor(new Int32Array(rows), [rows], { device }),
   })
   .program.calls.map(({ kernel }) => kernel)
 if (rank === 0)
