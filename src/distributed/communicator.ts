@@ -198,8 +198,8 @@ export class Communicator {
   }
 }
 
-/** Ranks of different versions may not even agree on what to compare, so this comes first, in a form that never changes. */
-async function checkVersions(native: NativeCommunicator): Promise<void> {
+/** Ranks of different versions may not even agree on what to compare, so this comes first, in a form that never changes. @internal */
+export async function checkVersions(native: Pick<NativeCommunicator, 'size' | 'allGather'>): Promise<void> {
   const own = new Uint8Array(64)
   own.set(Buffer.from(packageVersion).subarray(0, 64))
   const all = await native.allGather(own)

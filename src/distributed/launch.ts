@@ -4,6 +4,7 @@ import { type ChildProcess, spawn, spawnSync } from 'node:child_process'
 import { availableParallelism } from 'node:os'
 import { SepconvError } from '../errors.js'
 import { INSTALL, mpiShim } from './shim.js'
+import { askToStop, stopEnvironment } from './stop.js'
 
 /** Seconds that ranks have to end after mpirun has told them to. */
 const GRACE_SECONDS = 10
@@ -25,7 +26,7 @@ export interface LaunchOptions extends RanksToStart {
 
 /**
  * Starts a command as several connected ranks of this machine.
- * @returns mpirun, which passes SIGUSR2 on to them and ends them on SIGTERM.
+ * @returns mpirun, which ends them on SIGTERM; see {@link askToStop}.
  * @throws ERR_MPI where there is no mpirun or no mpicc, with how to get them.
  */
 export async function startRanks({ workers, command, threads, output = 'inherit' }: RanksToStart): Promise<ChildProcess> {
@@ -43,11 +44,12 @@ export async function startRanks({ workers, command, threads, output = 'inherit'
       ]
     : []
   return spawn(launcher, ['-n', String(workers), ...options, ...command], {
-    stdio: output === 'inherit' ? 'inherit' : ['ignore', 'pipe', 'pipe'],
+    stdio: ['pipe', output, output],
     // Out of the terminal's foreground group: Ctrl-C is for this process, which knows what to do with it.
     detached: true,
     env: {
       ...process.env,
+      ...stopEnvironment,
       SEPCONV_MPI_SHIM: shim,
       SEPCONV_THREADS: String(threads ?? Math.max(1, Math.floor(availableParallelism() / workers))),
     },
@@ -55,8 +57,8 @@ export async function startRanks({ workers, command, threads, output = 'inherit'
 }
 
 /**
- * Runs a command as several connected ranks and waits for them. The first Ctrl-C reaches them as SIGUSR2 (mpirun passes it on), which
- * ends training with a checkpoint; the second one kills them.
+ * Runs a command as several connected ranks and waits for them. The first Ctrl-C asks them to stop, which ends training with
+ * a checkpoint; the second one kills them.
  * @returns the exit status of the first rank that failed, else 0.
  * @throws ERR_MPI where there is no mpirun or no mpicc, with how to get them.
  */
@@ -64,8 +66,11 @@ export async function launch({ onInterrupt, ...ranks }: LaunchOptions): Promise<
   const child = await startRanks(ranks)
   let asked = false
   const pass = () => {
-    child.kill(asked ? 'SIGTERM' : 'SIGUSR2')
-    if (!asked) onInterrupt?.()
+    if (asked) child.kill('SIGTERM')
+    else {
+      askToStop(child)
+      onInterrupt?.()
+    }
     asked = true
   }
   process.on('SIGINT', pass)

@@ -3,6 +3,7 @@
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { startRanks } from '../distributed/launch.js'
+import { askToStop } from '../distributed/stop.js'
 import { type ErrorCode, SepconvError } from '../errors.js'
 import { packageRoot } from '../runtime/native.js'
 import type { FitEvent } from '../train/events.js'
@@ -45,7 +46,7 @@ export async function* linesOfRanks<T>(
   let said = ''
   child.stderr!.setEncoding('utf8').on('data', (text: string) => (said = (said + text).slice(-2000)))
   const ended = new Promise<number>((resolve) => child.on('close', (status) => resolve(status ?? 1)))
-  const stop = () => void child.kill('SIGUSR2')
+  const stop = () => askToStop(child)
   signal?.addEventListener('abort', stop)
   if (signal?.aborted) stop()
   let failure: { code: string; message: string } | undefined

@@ -4,6 +4,7 @@ import { existsSync } from 'node:fs'
 import { join } from 'node:path'
 import { openDataset } from '../data/open.js'
 import { type Communicator, openCommunicator } from '../distributed/communicator.js'
+import { onStopRequest } from '../distributed/stop.js'
 import { SepconvError } from '../errors.js'
 import { createModel } from '../models/index.js'
 import { LAST } from '../train/checkpoint.js'
@@ -17,7 +18,7 @@ const print = (value: unknown) => process.stdout.write(`${JSON.stringify(value)}
 async function train({ variant, pictures, settings, seed, out, device }: TrainingJob, ranks: Communicator | undefined): Promise<void> {
   const data = typeof pictures === 'string' ? await openDataset(pictures) : patternSet(pictures)
   const stop = new AbortController()
-  process.on('SIGUSR2', () => stop.abort())
+  onStopRequest(() => stop.abort())
   const own = ranks && device.startsWith('cuda') ? `cuda:${ranks.localRank}` : device
   using model = await createModel(variant.architecture, { ...variant.options, device: own, seed })
   const resume = existsSync(join(out, LAST))

@@ -268,9 +268,9 @@ class Run {
     const out = this.#out
     const stepsPerEpoch = Math.floor(data.train.length / batch)
     const steps = epochs * stepsPerEpoch
+    await team.agree(() => this.#common())
     if (!this.#asynchronous) await team.connect(model.device)
     await this.#prepare()
-    await team.agree(() => this.#common())
     if (out !== undefined) await openRun(out, this.#description(), resume)
     const stored = await team.fromFirst(out !== undefined && resume && existsSync(join(out, LAST)) ? await storedState(out) : null)
     if (stored) {

@@ -28,7 +28,7 @@ export interface Ended {
 }
 
 /** Starts `node …args` as `count` ranks, or alone for 1; `watch` sees what they print as it comes, and mpirun's process id;
- * once the file `stopAt` is there, mpirun gets SIGUSR2, as from Ctrl-C under --workers and from Slurm. */
+ * once the file `stopAt` is there, it gets `signal`, by default SIGUSR2, which is what mpirun gets of Ctrl-C under --workers and of Slurm. */
 export function ranks(
   count: number,
   args: readonly string[],
@@ -37,15 +37,19 @@ export function ranks(
     env?: NodeJS.ProcessEnv
     watch?: (stderr: string, pid: number) => void
     stopAt?: string
+    signal?: NodeJS.Signals
     launcher?: readonly string[]
+    /** Another MPI than the one that `mpirun` belongs to. */
+    mpirun?: string
   } = {},
 ): Promise<Ended> {
   builtCli()
-  const bound = openMpi ? ['--oversubscribe', '--bind-to', 'none'] : []
+  const { mpirun = 'mpirun' } = options
+  const bound = openMpi && mpirun === 'mpirun' ? ['--oversubscribe', '--bind-to', 'none'] : []
   const command =
     count === 1
       ? [process.execPath, ...args]
-      : ['mpirun', '-n', String(count), ...bound, ...(options.launcher ?? []), process.execPath, ...args]
+      : [mpirun, '-n', String(count), ...bound, ...(options.launcher ?? []), process.execPath, ...args]
   const since = performance.now()
   const child = spawn(command[0]!, command.slice(1), {
     cwd: options.cwd,
@@ -61,7 +65,7 @@ export function ranks(
   const stop = setInterval(() => {
     if (!options.stopAt || !existsSync(options.stopAt)) return
     clearInterval(stop)
-    child.kill('SIGUSR2')
+    child.kill(options.signal ?? 'SIGUSR2')
   }, 5)
   return new Promise((resolve, reject) => {
     child.on('error', reject)

@@ -139,6 +139,21 @@ describe.skipIf(!hasMpi)('several ranks', { timeout: 240_000 }, () => {
     expect(old.stderr).toMatch(/NCCL is too old: 2\.14 is needed, this one calls itself 20803/)
   })
 
+  it('a rank on another kind of device is refused at the start, by name', async () => {
+    await writeShapes(join(folder, 'shapes'), { train: 16, validation: 2, size: 71 })
+    const settings = JSON.stringify({ data: join(folder, 'shapes'), rank: -1, batch: 2 })
+    const gpu = { ...environment(), settings: settings.replace('{', '{"device":"emulator:fair",') }
+    const script = `import { spawnSync } from 'node:child_process'
+      const first = process.env.OMPI_COMM_WORLD_RANK === '0' || process.env.PMI_RANK === '0'
+      const { settings = ${JSON.stringify(settings)}, ...more } = first ? {} : ${JSON.stringify(gpu)}
+      const { SEPCONV_NATIVE: _, ...env } = process.env
+      const { status } = spawnSync(process.execPath, [${JSON.stringify(program('failing.mjs'))}, settings], { stdio: 'inherit', env: { ...env, ...more } })
+      process.exitCode = status ?? 1`
+    const { status, stderr } = await ranks(2, ['--input-type=module', '-e', script])
+    expect(status).not.toBe(0)
+    expect(stderr).toMatch(/rank 1 \(.*\) differs from rank 0: device is "emulator.*", of rank 0 it is "cpu"/)
+  })
+
   it('a rank that fails ends the others, with its name and reason, though they wait for a sum', async () => {
     await writeShapes(join(folder, 'shapes'), { train: 16, validation: 2, size: 71 })
     calls()

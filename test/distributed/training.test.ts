@@ -193,6 +193,7 @@ only('sepconv train over ranks', { timeout: 240_000 }, () => {
   it.each([
     ['data', ['others'], /rank 1 .* differs from rank 0: .*data\.classes is/],
     ['settings', ['shapes', '--rate', '0.5'], /rank 1 .* differs from rank 0: settings\.rate is 0\.5, of rank 0 it is/],
+    ['recipe', ['shapes', '--recipe', 'paper-imagenet'], /rank 1 .* differs from rank 0: settings\.[\w.]+ is/],
     ['isa', ['shapes'], /rank 1 .* differs from rank 0: isa is "scalar"/],
   ])('ranks that differ in %s are refused at the start', async (what, args, message) => {
     cpSync(join(folder, 'shapes'), join(folder, 'others'), { recursive: true })

@@ -3,8 +3,10 @@ import { ImageLoader } from '../../src/data/loader.js'
 import type { Sample } from '../../src/data/folder.js'
 import { mixImages, type Mixing } from '../../src/data/mix.js'
 import { differences } from '../../src/differences.js'
+import { checkVersions } from '../../src/distributed/communicator.js'
 import { launched } from '../../src/distributed/launched.js'
 import { mpiShim } from '../../src/distributed/shim.js'
+import { packageVersion } from '../../src/runtime/native.js'
 import { straggler } from '../../src/train/team.js'
 
 describe('launched', () => {
@@ -65,6 +67,25 @@ describe('the MPI shim', () => {
       if (before === undefined) delete process.env.SEPCONV_MPICC
       else process.env.SEPCONV_MPICC = before
     }
+  })
+})
+
+describe('versions', () => {
+  /** Ranks of which number 2 answers with another one. */
+  const ranks = (other: string) => ({
+    size: 3,
+    allGather: (own: Uint8Array) => {
+      const theirs = new Uint8Array(own.length)
+      theirs.set(Buffer.from(other))
+      return Promise.resolve(new Uint8Array(Buffer.concat([own, own, theirs])))
+    },
+  })
+  it('that differ are refused by rank', async () => {
+    await expect(checkVersions(ranks(packageVersion))).resolves.toBeUndefined()
+    await expect(checkVersions(ranks('0.0.1'))).rejects.toMatchObject({
+      code: 'ERR_RANK',
+      message: expect.stringContaining(`rank 2 runs sepconv 0.0.1, rank 0 runs ${packageVersion}`),
+    })
   })
 })
 

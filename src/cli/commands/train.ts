@@ -9,6 +9,7 @@ import { SepconvError } from '../../errors.js'
 import type { Preprocessing } from '../../models/preprocessing.js'
 import type { FitOptions } from '../../train/fit.js'
 import type { Communicator } from '../../distributed/communicator.js'
+import { onStopRequest } from '../../distributed/stop.js'
 import { deviceOfRank, withRanks } from '../ranks.js'
 import {
   addModelOptions,
@@ -241,7 +242,7 @@ async function storedPlan(folder: string, settings: Settings): Promise<Plan> {
 /** 22855952 → `22.9 M`, 26608 → `26.6 k`. */
 const count = (x: number): string => (x >= 1e6 ? `${(x / 1e6).toPrecision(3)} M` : `${(x / 1e3).toPrecision(3)} k`)
 
-/** The first Ctrl-C, SIGTERM or SIGUSR2 (which mpirun passes on, and Slurm sends before the end of a job) calls `stop`, the second ends the process. @returns a function that takes the handler off again. */
+/** The first Ctrl-C, SIGTERM or request of a launcher calls `stop`, the second ends the process. @returns a function that takes the handler off again. */
 function onInterrupt(stop: () => void, tell: boolean): () => void {
   let asked = false
   const handle = () => {
@@ -253,10 +254,10 @@ function onInterrupt(stop: () => void, tell: boolean): () => void {
   }
   process.on('SIGINT', handle)
   process.on('SIGTERM', handle)
-  process.on('SIGUSR2', handle)
+  const deaf = onStopRequest(handle)
   return () => {
     process.off('SIGINT', handle)
     process.off('SIGTERM', handle)
-    process.off('SIGUSR2', handle)
+    deaf()
   }
 }
