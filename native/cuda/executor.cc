@@ -30,6 +30,9 @@ class DeviceExecutor final : public Executor {
         info_(std::move(info)),
         registry_(registry),
         allocator_(std::make_shared<DeviceAllocator>(device_)) {}
+  ~DeviceExecutor() override {
+    if (joined_) setNcclRanks(nullptr);
+  }
 
   ExecutorInfo info() const override { return info_; }
   bool hostMemory() const override { return false; }
@@ -58,6 +61,7 @@ class DeviceExecutor final : public Executor {
     std::copy(bytes.begin(), bytes.end(), id.bytes);
     device_->makeCurrent();
     setNcclRanks(std::make_unique<NcclRanks>(id, size, rank));
+    joined_ = true;
     device_->watch([] {
       if (NcclRanks* ranks = ncclRanks()) ranks->watch();
     });
@@ -91,6 +95,7 @@ class DeviceExecutor final : public Executor {
   const Registry& registry_;
   const std::shared_ptr<DeviceAllocator> allocator_;
   SharedArena<DeviceAllocator> arena_{allocator_};
+  bool joined_ = false;  // the ranks that sum over their devices
 };
 
 class DeviceProgram final : public LoadedProgram {

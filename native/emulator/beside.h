@@ -2,6 +2,7 @@
 // only when it is joined, so that a program that does not wait for it, or changes meanwhile what it reads, computes
 // something else. A library enqueues through the stream that it is handed (test/cuda/fakes/nccl.cc).
 #pragma once
+#include <chrono>
 #include <condition_variable>
 #include <deque>
 #include <functional>

@@ -2,7 +2,6 @@
 
 import { availableParallelism, cpus } from 'node:os'
 import type { Communicator } from '../distributed/communicator.js'
-import { nativeExecutors } from '../runtime/executors/native.js'
 import { ExitStatus } from './status.js'
 
 /**
@@ -37,11 +36,3 @@ function shareProcessor({ localSize }: Communicator): void {
   if (process.env.SEPCONV_THREADS || availableParallelism() < cpus().length) return
   process.env.SEPCONV_THREADS = String(Math.max(1, Math.floor(availableParallelism() / localSize)))
 }
-
-/** The device of a rank where none was named: one GPU of the machine after the other for `cuda`. */
-export const deviceOfRank = (device: string | undefined, ranks: Communicator | undefined): string | undefined =>
-  device === 'cuda' && ranks ? `cuda:${ranks.localRank % visibleGpus()}` : device
-
-/** Slurm may show each rank its own GPU only, which is then the first one. */
-const visibleGpus = (): number =>
-  Math.max(1, nativeExecutors().filter(({ name, available }) => available && name.startsWith('cuda')).length)

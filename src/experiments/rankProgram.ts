@@ -4,6 +4,7 @@ import { existsSync } from 'node:fs'
 import { join } from 'node:path'
 import { openDataset } from '../data/open.js'
 import { type Communicator, openCommunicator } from '../distributed/communicator.js'
+import { deviceOfRank } from '../distributed/device.js'
 import { onStopRequest } from '../distributed/stop.js'
 import { SepconvError } from '../errors.js'
 import { createModel } from '../models/index.js'
@@ -19,8 +20,8 @@ async function train({ variant, pictures, settings, seed, out, device }: Trainin
   const data = typeof pictures === 'string' ? await openDataset(pictures) : patternSet(pictures)
   const stop = new AbortController()
   onStopRequest(() => stop.abort())
-  const own = ranks && device.startsWith('cuda') ? `cuda:${ranks.localRank}` : device
-  using model = await createModel(variant.architecture, { ...variant.options, device: own, seed })
+  const own = await deviceOfRank(device.startsWith('cuda') ? 'cuda' : device, ranks)
+  using model = await createModel(variant.architecture, { ...variant.options, ...(own !== undefined && { device: own }), seed })
   const resume = existsSync(join(out, LAST))
   for await (const event of fit({ ...settings, model, data, seed, out, resume, ranks, signal: stop.signal }))
     if ((ranks?.rank ?? 0) === 0) print(event)

@@ -9,16 +9,15 @@ import { compile } from '../runtime/function.js'
 import { tensor } from '../runtime/tensor.js'
 import { sgd } from '../train/optimizer.js'
 
-/** Training steps on drawn pictures. */
+/** Training steps on drawn pictures, on the cpu device. */
 export interface StepsJob {
   readonly kind: 'steps'
   readonly variant: { readonly architecture: string; readonly options: Readonly<Record<string, unknown>> }
   /** Pictures of all ranks. */
   readonly batch: number
-  /** `overlapped`: as training does it. `after`: in one bucket, hence behind the backward pass. `none`: the computation alone. */
-  readonly reduce: 'overlapped' | 'after' | 'none'
+  /** `overlapped`: as training does it. `none`: the computation alone. */
+  readonly reduce: 'overlapped' | 'none'
   readonly seconds: number
-  readonly device?: string
 }
 
 /** Medians and means of one rank. */
@@ -33,7 +32,7 @@ export interface StepTimes {
   readonly waitMs: number
 }
 
-/** Sums of `bytes` over all ranks, nothing beside. */
+/** Sums of `bytes` over all ranks, nothing beside, on the cpu device. */
 export interface ExchangeJob {
   readonly kind: 'exchange'
   readonly bytes: readonly number[]
@@ -62,19 +61,16 @@ async function timed(once: () => Promise<void>, seconds: number, ranks: Communic
 }
 
 /** @returns the times of every rank. */
-export async function measureSteps(
-  { variant, batch, reduce, seconds, device }: StepsJob,
-  ranks: Communicator | undefined,
-): Promise<StepTimes[]> {
+export async function measureSteps({ variant, batch, reduce, seconds }: StepsJob, ranks: Communicator | undefined): Promise<StepTimes[]> {
   const size = ranks?.size ?? 1
   const rows = batch / size
-  using model = await createModel(variant.architecture, { ...variant.options, ...(device !== undefined && { device }) })
+  using model = await createModel(variant.architecture, { ...variant.options, device: 'cpu' })
   const { size: side } = model.config.preprocessing
   const { classes } = model.network
   const step = compile(({ images, labels }: { images: Value; labels: Value }) => softmaxCrossEntropy(model(images), labels), {
     device: model.device,
     train: sgd({ rate: 0.01, momentum: 0.9 }),
-    ...(size > 1 && reduce !== 'none' && { ranks: { size, ...(reduce === 'after' && { bucketBytes: 2 ** 40 }) } }),
+    ...(size > 1 && reduce !== 'none' && { ranks: { size } }),
   })
   const pictures = Float32Array.from({ length: rows * side * side * 3 }, (_, i) => Math.sin(i))
   using images = tensor(pictures, [rows, side, side, 3], { device: model.device })

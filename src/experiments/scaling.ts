@@ -19,7 +19,7 @@ export interface Network {
 
 const NVLINK: Link = { latency: 3e-6, bandwidth: 450e9 }
 
-/** What data sheets say, latencies as commonly measured; bandwidths per direction, the machine's divided among its eight devices. */
+/** Bandwidths of data sheets, per direction, the machine's divided among its eight devices; latencies are assumptions. */
 export const NETWORKS: readonly Network[] = [
   {
     ...{ name: 'NVLink 4, InfiniBand 400 Gb/s per device', perMachine: 8, local: NVLINK },

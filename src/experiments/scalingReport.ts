@@ -15,14 +15,13 @@ const BATCH = 32
 const TERAFLOPS = [5, 100]
 
 /** The whole network's step on one device. Gradients are float32; beside what comes after the first bucket sums run for nothing. */
-function paperWork(teraflops: number): StepWork & { readonly parameters: number; readonly operations: number } {
+function paperWork(teraflops: number): StepWork & { readonly operations: number } {
   const { parameters, macs } = summarize(architecture('xception').build({}))
   // Forward, gradient of the inputs, gradient of the filters; two operations per multiply-add.
   const operations = 3 * 2 * macs * BATCH
   const computeSeconds = operations / (teraflops * 1e12)
   return {
-    ...{ parameters: parameters.trainable, operations, computeSeconds },
-    ...{ bytes: 4 * parameters.trainable, bucketBytes: 25 << 20, overlap: 0.6 },
+    ...{ operations, computeSeconds, bytes: 4 * parameters.trainable, bucketBytes: 25 << 20, overlap: 0.6 },
   }
 }
 
@@ -62,7 +61,7 @@ export function scalingSection({ bytes, bucketBytes, batch, link, exchange, step
         ', ',
       )}, which a link of ${(link.latency * 1e6).toFixed(0)} µs and ${(link.bandwidth / 1e9).toPrecision(2)} GB/s explains best. The arithmetic (src/experiments/scaling.ts) adds the sums to the computation, since the cores that compute drive the exchange as well; four ranks are its check, for the link was fitted to two. Where ranks outnumber cores a sum also waits for ranks whose turn it is not, which the arithmetic knows nothing of.`,
     measured,
-    `**By arithmetic, not measured:** Xception whole, ${BATCH} pictures per device and step (${(work!.operations / 1e12).toFixed(1)} TFLOP), ${(work!.bytes / 1e6).toFixed(0)} MB of float32 gradients in buckets of 25 MiB, sums beside the last 60 % of the computation, links as data sheets have them. In percent of what as many devices would do that exchange nothing. Not in it: devices that are not equally fast, reading pictures, and how many more steps a larger batch or older weights take. What a device sustains is an assumption; \`sepconv bench model --task train\` measures yours.`,
+    `**By arithmetic, not measured:** Xception whole, ${BATCH} pictures per device and step (${(work!.operations / 1e12).toFixed(1)} TFLOP), ${(work!.bytes / 1e6).toFixed(0)} MB of float32 gradients in buckets of 25 MiB, sums beside the last 60 % of the computation, bandwidths of data sheets, latencies of 3 µs (NVLink) to 50 µs (Ethernet) assumed. In percent of what as many devices would do that exchange nothing. Not in it: devices that are not equally fast, reading pictures, and how many more steps a larger batch or older weights take. What a device sustains is an assumption; \`sepconv bench model --task train\` measures yours.`,
     predicted,
   ].join('\n\n')
 }

@@ -80,3 +80,22 @@ export async function json<T>(count: number, name: string, settings: object, env
   if (status !== 0) throw new Error(`status ${status}: ${stderr}${stdout}`)
   return JSON.parse(stdout) as T
 }
+
+/** What programs/steps.mjs prints. */
+export interface Steps {
+  losses: number[]
+  digest: string
+  same: boolean
+  weights: Record<string, number[]>
+  calls: string[]
+}
+
+/** Largest difference of a weight over the largest weight of its tensor. */
+export function apart(a: Steps['weights'], b: Steps['weights']): number {
+  return Math.max(
+    ...Object.entries(a).map(([name, own]) => {
+      const scale = Math.max(...own.map(Math.abs))
+      return Math.max(...own.map((value, i) => Math.abs(value - b[name]![i]!))) / (scale || 1)
+    }),
+  )
+}

@@ -9,25 +9,7 @@ import { writeShapes } from '../../src/data/shapes.js'
 import type { FitEvent } from '../../src/train/events.js'
 import { builtCli } from '../cli/built.js'
 import { TINY } from '../cli/run.js'
-import { hasMpi, json, ranks } from './mpirun.js'
-
-interface Steps {
-  losses: number[]
-  digest: string
-  same: boolean
-  weights: Record<string, number[]>
-  calls: string[]
-}
-
-/** Largest difference of a weight over the largest weight of its tensor. */
-function apart(a: Steps['weights'], b: Steps['weights']): number {
-  return Math.max(
-    ...Object.entries(a).map(([name, own]) => {
-      const scale = Math.max(...own.map(Math.abs))
-      return Math.max(...own.map((value, i) => Math.abs(value - b[name]![i]!))) / (scale || 1)
-    }),
-  )
-}
+import { apart, hasMpi, json, ranks, type Steps } from './mpirun.js'
 
 const only = describe.skipIf(!hasMpi)
 if (!hasMpi) console.warn('no mpirun and mpicc: tests of several ranks are skipped (apt-get install openmpi-bin libopenmpi-dev)')

@@ -12,7 +12,7 @@ import { imageFolder } from '../../src/data/folder.js'
 import { experiment, experimentNames, type Sizes, SIZES } from '../../src/experiments/definition.js'
 import { sizeVariants } from '../../src/experiments/models.js'
 import { draw, PATTERN_CLASSES, patternSet } from '../../src/experiments/patterns.js'
-import { markdown, writeReport } from '../../src/experiments/report.js'
+import { markdown, secondsTo, writeReport } from '../../src/experiments/report.js'
 import { readResults, type Results, writeResults } from '../../src/experiments/results.js'
 import { type ExperimentOptions, runExperiment } from '../../src/experiments/runner.js'
 import { kindOf } from '../../src/experiments/speed.js'
@@ -138,6 +138,24 @@ describe('interrupted', () => {
     expect(timeless(results)).toEqual(timeless(whole))
   }, 120_000)
 
+  it.runIf(hasMpi)(
+    'ranks too stop with a checkpoint, and go on without repeating an epoch',
+    async () => {
+      const stop = new AbortController()
+      const settings = { settings: { epochs: 12 }, sizes: { ...MINIATURE, epochs: 12 } }
+      const onProgress = ({ label }: { label: string }) => {
+        if (label === '2 ranks, synchronous, seed 0') stop.abort(new Error('enough'))
+      }
+      await expect(run('sync-async', 'ranks', { ...settings, signal: stop.signal, onProgress })).rejects.toThrow('enough')
+      const kept = (await readResults(join(folder, 'ranks'))).runs.map(({ variant }) => variant)
+      expect(kept).toEqual(['one process'])
+      const { runs } = await run('sync-async', 'ranks', { ...settings, resume: true })
+      expect(runs).toHaveLength(5)
+      for (const { epochs } of runs) expect(epochs.map(({ epoch }) => epoch)).toEqual(Array.from({ length: 12 }, (_, i) => i + 1))
+    },
+    120_000,
+  )
+
   it('other results are refused by name, and none are overwritten', async () => {
     await expect(run('fig9', 'whole', { seeds: 2 })).rejects.toMatchObject({ code: 'ERR_FILE', hint: expect.stringContaining('--resume') })
     await expect(run('fig9', 'whole', { seeds: 3, resume: true })).rejects.toMatchObject({
@@ -205,6 +223,14 @@ describe('verdicts', () => {
     expect(text).toContain('| not residual | 1 of 3 diverged |')
     expect(text).toContain('not to be compared: 1 of 3 runs of not residual diverged')
     expect(text).toContain('Diverged: not residual, seed 1 (the loss is NaN)')
+  })
+
+  it('the time to a score is that of the first epoch that reaches it', () => {
+    const epoch = (number: number, top1: number) => ({ epoch: number, step: number, loss: 1, scores: { top1 }, seconds: number })
+    const own = { variant: 'a', seed: 0, status: 'done' as const, epochs: [epoch(1, 0.2), epoch(2, 0.6), epoch(3, 0.4)] }
+    expect(secondsTo(own, 'top1', 0.5)).toBe(3)
+    expect(secondsTo(own, 'top1', 0.2)).toBe(1)
+    expect(secondsTo(own, 'top1', 0.7)).toBeUndefined()
   })
 
   it('a run that diverges is a result, and the others go on', async () => {

@@ -9,7 +9,8 @@
 namespace sepconv::cuda {
 namespace {
 
-std::unique_ptr<NcclRanks> joined;
+// Not destroyed with the process: by then the driver may be gone. Its executor gives it back.
+NcclRanks* joined = nullptr;
 // How long to wait for word of what has happened to the rank that NCCL misses.
 constexpr auto wordTime = std::chrono::seconds(2);
 
@@ -40,8 +41,11 @@ std::string ncclVersion() {
          std::to_string(version % 100);
 }
 
-NcclRanks* ncclRanks() { return joined.get(); }
-void setNcclRanks(std::unique_ptr<NcclRanks> ranks) { joined = std::move(ranks); }
+NcclRanks* ncclRanks() { return joined; }
+void setNcclRanks(std::unique_ptr<NcclRanks> ranks) {
+  delete joined;
+  joined = ranks.release();
+}
 
 NcclRanks::NcclRanks(const Nccl::Id& id, int size, int rank) : api_(nccl()), size_(size) {
   check(api_.ncclCommInitRank(&communicator_, size, id, rank), "ncclCommInitRank");

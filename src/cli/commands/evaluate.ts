@@ -9,7 +9,8 @@ import type { ConfusionMatrix } from '../../train/protocols.js'
 import { addMapOptions, type MapSettings, mapOptions } from '../mapOptions.js'
 import { addInferenceOptions, oneOf, wholeNumber } from '../options.js'
 import type { Communicator } from '../../distributed/communicator.js'
-import { deviceOfRank, withRanks } from '../ranks.js'
+import { deviceOfRank } from '../../distributed/device.js'
+import { withRanks } from '../ranks.js'
 import { percent } from '../table.js'
 import { Progress, say, writeJson, writeText } from '../ui.js'
 import { describeDevice, openWeights, type WeightsSettings } from '../weights.js'
@@ -50,7 +51,7 @@ export function evaluateCommand(): Command {
       '\nExamples:\n  $ sepconv evaluate pets/ --weights runs/pets/best.safetensors --confusion confusion.svg\n  $ sepconv evaluate scenes/ --weights runs/scenes/best.safetensors --metric map@100\n  $ sepconv evaluate val/ --truth real.json --weights timm/legacy_xception.tf_in1k',
     )
     .action((directory: string, settings: Settings) =>
-      withRanks((ranks) => evaluateFolder(directory, { ...settings, device: deviceOfRank(settings.device, ranks) }, ranks)),
+      withRanks(async (ranks) => evaluateFolder(directory, { ...settings, device: await deviceOfRank(settings.device, ranks) }, ranks)),
     )
 }
 

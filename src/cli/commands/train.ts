@@ -10,7 +10,8 @@ import type { Preprocessing } from '../../models/preprocessing.js'
 import type { FitOptions } from '../../train/fit.js'
 import type { Communicator } from '../../distributed/communicator.js'
 import { onStopRequest } from '../../distributed/stop.js'
-import { deviceOfRank, withRanks } from '../ranks.js'
+import { deviceOfRank } from '../../distributed/device.js'
+import { withRanks } from '../ranks.js'
 import {
   addModelOptions,
   type DeviceSettings,
@@ -104,7 +105,7 @@ async function train(directory: string | undefined, settings: Settings, ranks: C
     })
   if (!resume && directory === undefined)
     throw new SepconvError('ERR_ARGUMENT', 'train needs a folder of pictures', { subject: 'dir', hint: 'sepconv train pets/' })
-  const device = deviceOfRank(selectDevice(settings), ranks)
+  const device = await deviceOfRank(selectDevice(settings), ranks)
   if (settings.weights !== undefined && !resume) settings.weights = await downloaded(settings.weights)
   const [plan, { openDataset }, { createModel }, { fit }] = await Promise.all([
     resume ? storedPlan(out!, settings) : freshPlan(settings),
