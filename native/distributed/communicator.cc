@@ -175,8 +175,8 @@ void Communicator::setReceiver(Receiver receiver) {
 void Communicator::start(float* values, int64_t count) {
   auto entry = std::make_shared<Operation>();
   entry->kind = Kind::allReduce;
-  entry->values = values;
-  entry->count = count;
+  entry->sum.values = values;
+  entry->sum.count = count;
   {
     std::lock_guard<std::mutex> lock(mutex_);
     if (!sums_.emplace(values, entry).second)
@@ -196,6 +196,12 @@ void Communicator::wait(float* values) {
     const auto since = Clock::now();
     ++waiting_;
     wake_.notify_one();
+    // Being woken takes longer than the last sum of a step does.
+    while (!entry->done && Clock::now() - since < kHurry) {
+      lock.unlock();
+      sched_yield();
+      lock.lock();
+    }
     done_.wait(lock, [&] { return entry->done; });
     --waiting_;
     statistics_.waitSeconds += seconds(Clock::now() - since);
@@ -247,8 +253,9 @@ void Communicator::begin(Operation& operation) {
   int code = 0;
   switch (operation.kind) {
     case Kind::allReduce:
-      code =
-          mpi_->all_reduce(SEPCONV_MPI_DATA, operation.values, static_cast<long>(operation.count), &operation.request);
+      if (!shared_.usable())
+        code = mpi_->all_reduce(SEPCONV_MPI_DATA, operation.sum.values, static_cast<long>(operation.sum.count),
+                                &operation.request);
       break;
     case Kind::allGather:
       code =
@@ -266,6 +273,24 @@ void Communicator::begin(Operation& operation) {
       break;
   }
   if (code) throw inWords(code, "a message to other ranks cannot be sent");
+}
+
+bool Communicator::advance(Operation& operation, bool* moved) {
+  int code = 0;
+  bool complete = false;
+  if (operation.kind == Kind::allReduce && shared_.usable()) {
+    const int64_t before = operation.sum.at;
+    code = shared_.advance(operation.sum, &complete);
+    if (operation.sum.at != before) *moved = true;
+  } else {
+    int done = 0;
+    code = mpi_->test(operation.request, &done);
+    if (code) operation.request = nullptr;  // gone with the error
+    complete = done != 0;
+  }
+  if (code) throw inWords(code, "the exchange with other ranks failed");
+  if (complete) *moved = true;
+  return complete;
 }
 
 void Communicator::finish(const Entry& entry, std::optional<Error> error) {
@@ -335,6 +360,7 @@ void Communicator::serve() {
     size_ = mpi_->size();
     localRank_ = mpi_->local_rank();
     localSize_ = mpi_->local_size();
+    shared_.open(mpi_, rank_, size_, localSize_);
   }
   {
     std::lock_guard<std::mutex> lock(mutex_);
@@ -374,17 +400,14 @@ void Communicator::serve() {
         active_.push_back(entry);
         begin(*entry);
       }
+      bool inTurn = true;  // sums in shared memory are made one after the other
       for (size_t i = 0; i < active_.size();) {
-        int done = 0;
-        if (const int code = mpi_->test(active_[i]->request, &done)) {
-          active_[i]->request = nullptr;  // gone with the error
-          throw inWords(code, "the exchange with other ranks failed");
-        }
-        if (!done) {
+        const bool sum = active_[i]->kind == Kind::allReduce;
+        if ((sum && shared_.usable() && !inTurn) || !advance(*active_[i], &moved)) {
+          if (sum) inTurn = false;
           ++i;
           continue;
         }
-        moved = true;
         const Entry entry = active_[i];
         active_.erase(active_.begin() + static_cast<std::ptrdiff_t>(i));
         finish(entry, {});

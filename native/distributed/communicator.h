@@ -17,6 +17,7 @@
 
 #include "../kernels/collectives.h"
 #include "../kernels/kernel.h"
+#include "shared_sums.h"
 
 struct sepconv_mpi;
 
@@ -81,8 +82,7 @@ class Communicator final : public Collectives {
   struct Operation {
     Kind kind = Kind::send;
     int to = 0, tag = 0;
-    float* values = nullptr;  // allReduce
-    int64_t count = 0;
+    SharedSums::Sum sum = {};  // allReduce
     Bytes own, all;
     void* request = nullptr;
     Completed completed;
@@ -94,6 +94,8 @@ class Communicator final : public Collectives {
 
   void serve();
   void begin(Operation& operation);
+  // Whether it is complete; `moved` becomes true where it came further.
+  bool advance(Operation& operation, bool* moved);
   void post(Entry entry);
   void finish(const Entry& entry, std::optional<Error> error);
   // Whether there was a message.
@@ -121,7 +123,9 @@ class Communicator final : public Collectives {
   int status_ = 0;
   Statistics statistics_;
 
-  std::vector<Entry> active_;  // progress thread only
+  // Progress thread only.
+  std::vector<Entry> active_;
+  SharedSums shared_;
 };
 
 }  // namespace sepconv::distributed

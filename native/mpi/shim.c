@@ -18,6 +18,7 @@
 static MPI_Comm streams[SEPCONV_MPI_STREAMS];
 static MPI_Comm messages; /* point to point */
 static MPI_Comm local;    /* the ranks of this machine */
+static MPI_Win window = MPI_WIN_NULL;
 
 static int init(int* thread) {
   int running = 0, code = MPI_Initialized(&running);
@@ -39,6 +40,10 @@ static int init(int* thread) {
 }
 
 static int finalize(void) {
+  if (window != MPI_WIN_NULL) {
+    MPI_Win_unlock_all(window);
+    MPI_Win_free(&window);
+  }
   for (int i = 0; i < SEPCONV_MPI_STREAMS; ++i) MPI_Comm_free(&streams[i]);
   MPI_Comm_free(&messages);
   MPI_Comm_free(&local);
@@ -73,6 +78,24 @@ static int size(void) { return size_of(MPI_COMM_WORLD); }
 static int local_rank(void) { return rank_in(local); }
 static int local_size(void) { return size_of(local); }
 
+static int share(long bytes, void** segments) {
+  void* own = NULL;
+  int code = MPI_Win_allocate_shared((MPI_Aint)bytes, 1, MPI_INFO_NULL, local, &own, &window);
+  if (code != MPI_SUCCESS) window = MPI_WIN_NULL;
+  int size = local_size();
+  for (int i = 0; i < size && code == MPI_SUCCESS; ++i) {
+    MPI_Aint length = 0;
+    int unit = 0;
+    code = MPI_Win_shared_query(window, i, &length, &unit, &segments[i]);
+  }
+  if (code == MPI_SUCCESS) code = MPI_Win_lock_all(MPI_MODE_NOCHECK, window);
+  int mine = code != MPI_SUCCESS, any = 0;
+  const int agreed = MPI_Allreduce(&mine, &any, 1, MPI_INT, MPI_MAX, local);
+  return agreed != MPI_SUCCESS ? agreed : code != MPI_SUCCESS ? code : any ? MPI_ERR_OTHER : 0;
+}
+
+static void fence(void) { MPI_Win_sync(window); }
+
 static void error_text(int code, char* text, int capacity) {
   char all[MPI_MAX_ERROR_STRING] = "unknown error";
   int length = 0;
@@ -100,6 +123,8 @@ static int fits(long count) { return count >= 0 && count <= INT_MAX; }
 static int all_reduce(int stream, float* values, long count, void** request) {
   BEGIN(count) MPI_Iallreduce(MPI_IN_PLACE, values, (int)count, MPI_FLOAT, MPI_SUM, streams[stream], made) END
 }
+
+static int barrier(int stream, void** request) { BEGIN(0) MPI_Ibarrier(streams[stream], made) END }
 
 static int all_gather(int stream, const void* own, void* all, long bytes, void** request) {
   BEGIN(bytes) MPI_Iallgather(own, (int)bytes, MPI_BYTE, all, (int)bytes, MPI_BYTE, streams[stream], made) END
@@ -140,9 +165,9 @@ static int test(void* request, int* done) {
 
 const struct sepconv_mpi* sepconv_mpi_table(void) {
   static const struct sepconv_mpi table = {
-      SEPCONV_MPI_ABI, COMPILED,   init,       finalize,   abort_all,  library, rank,      size,
-      local_rank,      local_size, error_text, all_reduce, all_gather, gather,  broadcast, send_message,
-      probe,           receive,    test,
+      SEPCONV_MPI_ABI, COMPILED,   init,         finalize, abort_all, library,    rank,    size,
+      local_rank,      local_size, error_text,   share,    fence,     all_reduce, barrier, all_gather,
+      gather,          broadcast,  send_message, probe,    receive,   test,
   };
   return &table;
 }

@@ -5,7 +5,7 @@
 #ifndef SEPCONV_MPI_SHIM_H
 #define SEPCONV_MPI_SHIM_H
 
-#define SEPCONV_MPI_ABI 1
+#define SEPCONV_MPI_ABI 2
 
 /* Streams of collective calls that do not wait for each other: those of running programs, and those of the event loop.
  * Within a stream every rank makes the same calls in the same order. */
@@ -28,8 +28,15 @@ struct sepconv_mpi {
   int (*local_size)(void);
   void (*error)(int code, char* text, int capacity);
 
+  /* Gives every rank a segment of memory that all ranks can reach, where they are on one machine: called once, by all
+   * of them. segments: one address per rank. Not 0 on every rank where one could not. */
+  int (*share)(long bytes, void** segments);
+  /* Makes what others wrote to their segments before a barrier visible, and what this rank wrote to its own. */
+  void (*fence)(void);
+
   /* Each begins an operation whose memory must stay until `test` has said that it is done. */
   int (*all_reduce)(int stream, float* values, long count, void** request);
+  int (*barrier)(int stream, void** request);
   int (*all_gather)(int stream, const void* own, void* all, long bytes, void** request);
   int (*gather)(int stream, const void* own, void* all, long bytes, void** request); /* to rank 0 */
   int (*broadcast)(int stream, void* bytes_of_rank_0, long bytes, void** request);

@@ -50,6 +50,9 @@ export class Communicator {
   /** @internal */
   static async open(): Promise<Communicator> {
     const shim = await mpiShim()
+    // UCX, under MPICH and some builds of Open MPI, patches mmap, brk and their kin in the running process while the threads of V8 are
+    // inside of them: with Debian's MPICH 4.0 one start in a hundred ended in a segmentation fault.
+    process.env.UCX_MEM_MMAP_HOOK_MODE ??= 'none'
     let native: NativeCommunicator
     try {
       native = requireNative().openCommunicator(shim)

@@ -49,7 +49,7 @@ export const allReduceStartDefinition = define('allReduceStart', 'bucket')
 export const allReduceWaitDefinition = define('allReduceWait', 'inputs')
 
 /** Bytes of a bucket unless it is said otherwise: see bench/distributed. */
-export const BUCKET_BYTES = 1 << 20
+export const BUCKET_BYTES = 1 << 19
 
 /**
  * The sums of values over all ranks.

@@ -116,7 +116,7 @@ export interface RankOptions {
   /** `'local'`: batch norm takes the statistics of the rank's own rows; `'synchronised'`: of all ranks' rows. Default `'local'`. */
   batchNorm?: 'local' | 'synchronised'
   /**
-   * Gradients are summed in buckets of about so many bytes, each while the backward pass goes on. Default 1 MiB. Given for a single rank,
+   * Gradients are summed in buckets of about so many bytes, each while the backward pass goes on. Default 512 KiB. Given for a single rank,
    * that one goes through the exchange too, which shows what it costs.
    */
   bucketBytes?: number

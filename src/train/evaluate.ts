@@ -10,6 +10,7 @@ import type { Value } from '../graph/graph.js'
 import { type MeanAveragePrecision, MeanAveragePrecisionMeter, type MeanAveragePrecisionOptions } from '../meanAveragePrecision.js'
 import { type Classification, ClassificationMeter, MultiLabelMeter } from '../metrics.js'
 import type { Model } from '../models/model.js'
+import type { Metric, Scores } from './events.js'
 import { type CompiledFunction, compile } from '../runtime/function.js'
 import { type Tensor, upload } from '../runtime/tensor.js'
 
@@ -227,3 +228,16 @@ export async function evaluate(model: Model, samples: readonly Sample[], options
     evaluator.dispose()
   }
 }
+
+/** What events and logs say of an evaluation. */
+export const scoresOf = ({ images, top1, top5, loss, map }: Evaluation): Scores => ({
+  images,
+  top1,
+  top5,
+  loss,
+  ...(map && { map: map.map }),
+})
+
+/** Whether a score is better than the best so far. */
+export const isBetter = (metric: Metric, value: number, than: number | undefined): boolean =>
+  than === undefined || (metric === 'loss' ? value < than : value > than)

@@ -10,29 +10,26 @@ import type { Dataset } from '../data/folder.js'
 import type { Batch, ImageLoader } from '../data/loader.js'
 import { SepconvError } from '../errors.js'
 import { lockFolder, writeAtomic } from '../files.js'
-import type { Value } from '../graph/graph.js'
 import { opDefinition } from '../graph/op.js'
 import { emit, read } from '../graph/trace.js'
 import type { Variable } from '../graph/variable.js'
 import { countTop1 } from '../metrics.js'
 import type { Model } from '../models/model.js'
-import { compile, type CompiledFunction, type TrainStep } from '../runtime/function.js'
-import { readState, releaseState, writeState } from '../runtime/state.js'
+import { compile, type CompiledFunction } from '../runtime/function.js'
 import type { Tensor } from '../runtime/tensor.js'
-import { Asynchronous, type Staleness } from './asynchronous.js'
-import { type TrackedAverage, weightAverage } from './average.js'
+import type { Staleness } from './asynchronous.js'
 import { mixes } from '../data/mix.js'
-import { BatchMaker, lossOf, type StepInputs } from './batch.js'
+import { BatchMaker } from './batch.js'
 import { BEST, LAST, loadCheckpoint, openRun, PREDICTIONS, saveCheckpoint, storedState, type TrainingState } from './checkpoint.js'
-import { type Evaluation, Evaluator, type Scored } from './evaluate.js'
-import type { FitEvent, Metric, Scores } from './events.js'
-import { type FreezeOptions, Freezing } from './freeze.js'
+import { type Evaluation, Evaluator, isBetter, type Scored, scoresOf } from './evaluate.js'
+import type { FitEvent } from './events.js'
+import type { FreezeOptions } from './freeze.js'
 import { RunLog } from './log.js'
-import { createOptimizer, type TrainingOptimizer } from './optimizer.js'
 import { EpochMeter, Speed } from './progress.js'
 import { loadRecipe, type Recipe } from './recipe.js'
 import { rateAt } from './schedule.js'
 import { checkFitOptions, describeRun, resolveSettings, type Settings, type TrainingSettings } from './settings.js'
+import { Stepper } from './stepper.js'
 import { type StepOfAll, Team } from './team.js'
 
 export type { FitEvent } from './events.js'
@@ -126,19 +123,9 @@ export async function* fit(options: FitOptions): AsyncGenerator<FitEvent, void, 
   }
 }
 
-type Step = TrainStep<{ images: Tensor; labels: Tensor }, { logits: Tensor }>
-
 class Run {
-  readonly #optimizer: TrainingOptimizer
-  readonly #average: TrackedAverage | undefined
+  readonly #stepper: Stepper
   readonly #batches: BatchMaker
-  readonly #freezing: Freezing
-  /** Averages that have their first value. */
-  readonly #started = new Set<Variable>()
-  #level: number
-  #step: Step | undefined
-  /** In place of a step, where ranks do not wait for each other. */
-  #asynchronous: Asynchronous | undefined
   #evaluator: Evaluator | undefined
   #scored: Scored[] = []
   #log: RunLog | undefined
@@ -166,58 +153,17 @@ class Run {
   ) {
     this.#out = team.first ? options.out : undefined
     const { model, data } = options
-    const { average, averageDecay } = settings
-    this.#optimizer = createOptimizer(settings.optimizer, settings.rate)
-    this.#average = average === 'none' ? undefined : weightAverage(average, averageDecay)
     this.#batches = new BatchMaker(model, data.train, settings, data.multiLabel === true, team.size)
     model.labels ??= data.classes
-    this.#freezing = new Freezing(model, options)
-    this.#level = this.#freezing.level(1)
-    this.#freezing.apply(this.#level)
-    this.#compile()
+    this.#stepper = new Stepper(options, settings, team)
     this.#finite = compile(() => emit(opDefinition('allFinite'), [...model.variables.values()].map(read)), { device: model.device })
     this.#evaluator = this.#newEvaluator()
-  }
-
-  #compile(): void {
-    this.#step?.dispose()
-    this.#asynchronous?.dispose()
-    const { model } = this.options
-    const { accumulate, clipNorm, seed, asynchronous } = this.settings
-    const { ranks } = this.team
-    if (asynchronous && ranks) {
-      this.#asynchronous = new Asynchronous({
-        ...{ ranks, model, optimizer: this.#optimizer, settings: this.settings, maxStaleness: asynchronous.maxStaleness },
-        ...(this.#average && { average: this.#average }),
-        ...(this.options.memoryLimit !== undefined && { memoryLimit: this.options.memoryLimit }),
-        rateOf: (variable) => this.#freezing.rateOf(variable),
-      })
-      return
-    }
-    this.#step = compile(
-      ({ images, labels }: { images: Value; labels: Value }) => {
-        const logits = model(images)
-        return { loss: lossOf(logits, labels, this.settings), logits }
-      },
-      {
-        device: model.device,
-        precision: this.settings.precision,
-        train: this.#optimizer,
-        memoryLimit: this.options.memoryLimit,
-        clipNorm,
-        accumulate,
-        seed,
-        ...(this.team.size > 1 && { ranks: { size: this.team.size, batchNorm: this.settings.batchNorm } }),
-        rateOf: (variable) => this.#freezing.rateOf(variable),
-        ...(this.#average && { average: this.#average }),
-      },
-    ) as unknown as Step
   }
 
   #newEvaluator(): Evaluator | undefined {
     const { model, data, strict = false } = this.options
     const { batch, size } = this.settings
-    const averaged = this.#average && ((variable: Variable) => this.#tracked().get(variable) ?? variable)
+    const averaged = this.settings.average === 'none' ? undefined : this.#averaged
     // Without the signal: an evaluation is finished before a run stops, so that the checkpoint after it holds the epoch's scores.
     const onScored = (scored: Scored) => void this.#scored.push(scored)
     if (data.validation.length === 0) return undefined
@@ -225,24 +171,23 @@ class Run {
     return new Evaluator(model, data.validation, { batch: Math.min(batch, 256), size, strict, onScored, ranks }, averaged)
   }
 
-  /** Compiles another step where an epoch trains more stages than the one before. */
+  /** Trains more stages where an epoch does. */
   async #thaw(epoch: number): Promise<boolean> {
-    const level = this.#freezing.level(epoch)
-    if (level === this.#level) return false
-    this.#level = level
-    this.#freezing.apply(level)
-    this.#compile()
+    if (!this.#stepper.thaw(epoch)) return false
     // Its program reads averages in place of weights, and there are more of them now.
     this.#evaluator?.dispose()
     this.#evaluator = this.#newEvaluator()
-    await this.#prepare()
+    await this.#stepper.prepare(this.#batches.inputs)
     return true
   }
+
+  /** Where the weights that are scored and kept lie. */
+  readonly #averaged = (variable: Variable): Variable => this.#stepper.tracked.get(variable) ?? variable
 
   /** What the run is; freezing only where it was asked for, so that runs without it stay as they were. */
   #description() {
     const { model, data, freeze, unfreezeEvery, rates } = this.options
-    const description = describeRun(model, data, this.settings, this.#optimizer.options)
+    const description = describeRun(model, data, this.settings, this.#stepper.optimizer.options)
     const tuning = {
       ...(freeze !== undefined && { freeze }),
       ...(unfreezeEvery !== undefined && { unfreezeEvery }),
@@ -269,19 +214,19 @@ class Run {
     const stepsPerEpoch = Math.floor(data.train.length / batch)
     const steps = epochs * stepsPerEpoch
     await team.agree(() => this.#common())
-    if (!this.#asynchronous) await team.connect(model.device)
-    await this.#prepare()
+    if (!this.#stepper.asynchronous) await team.connect(model.device)
+    await this.#stepper.prepare(this.#batches.inputs)
     if (out !== undefined) await openRun(out, this.#description(), resume)
     const stored = await team.fromFirst(out !== undefined && resume && existsSync(join(out, LAST)) ? await storedState(out) : null)
     if (stored) {
       // The checkpoint holds what the last step trained; what the next epoch adds comes in the loop.
       await this.#thaw(Math.floor(Math.max(0, stored.step - 1) / stepsPerEpoch) + 1)
-      this.#state = out === undefined ? stored : await loadCheckpoint(out, model, this.#companions())
+      this.#state = out === undefined ? stored : await loadCheckpoint(out, model, this.#stepper.companions)
       this.#meter.restore(this.#state)
       this.#settled = this.#meter.sums
       this.#stored = this.#state.step
     }
-    await team.adopt([...model.variables.values(), ...this.#companions()], model.executor)
+    await team.adopt([...model.variables.values(), ...this.#stepper.companions], model.executor)
     if (out !== undefined) this.#log = await RunLog.open(out)
     yield* this.#emit({
       type: 'start',
@@ -292,8 +237,8 @@ class Run {
       images: data.train.length,
       validationImages: data.validation.length,
       classes: data.classes.length,
-      parameters: this.#asynchronous?.parameters ?? this.#step!.parameters.length,
-      frozen: this.#freezing.frozen,
+      parameters: this.#stepper.parameters,
+      frozen: this.#stepper.frozen,
       device: model.device,
       ranks: team.size,
     })
@@ -307,8 +252,8 @@ class Run {
         if (this.#stopping) return yield* this.#stop(stepsPerEpoch)
         const { step } = this.#state
         if (step % stepsPerEpoch === 0 && (await this.#thaw(step / stepsPerEpoch + 1))) {
-          const stages = this.#freezing.stages(this.#level) ?? []
-          yield* this.#emit({ type: 'unfrozen', epoch: step / stepsPerEpoch + 1, stages, frozen: this.#freezing.frozen })
+          const { stages, frozen } = this.#stepper
+          yield* this.#emit({ type: 'unfrozen', epoch: step / stepsPerEpoch + 1, stages, frozen })
         }
         const position = { step, stepsPerEpoch, epochs, batch }
         const rate = rateAt(this.settings.rate, this.settings.schedule, position)
@@ -336,7 +281,7 @@ class Run {
         }
         const every = this.options.checkpointSteps
         // Asynchronous ranks have one state in common at the end of an epoch only.
-        const due = this.#asynchronous
+        const due = this.#stepper.asynchronous
           ? false
           : every === undefined
             ? performance.now() - saved > CHECKPOINT_SECONDS * 1e3
@@ -353,18 +298,15 @@ class Run {
         if (this.#stopping && step + 1 < steps) return yield* this.#stop(stepsPerEpoch)
       }
     const { step, best } = this.#state
-    await this.#adoptAverage()
+    await this.#stepper.adoptAverage()
     yield* this.#emit({ type: 'done', epoch: Math.ceil(step / stepsPerEpoch), step, best, early, out: this.options.out ?? null })
   }
 
   async dispose(): Promise<void> {
-    this.#step?.dispose()
-    this.#asynchronous?.dispose()
     this.#batches.dispose()
     this.#finite.dispose()
     this.#evaluator?.dispose()
-    this.#freezing.restore()
-    for (const variable of this.#companions()) releaseState(variable)
+    this.#stepper.dispose()
     await this.#log?.close()
   }
 
@@ -397,23 +339,6 @@ class Run {
     return this.settings.patience !== undefined && best !== null && Math.floor(step / stepsPerEpoch) - best.epoch >= this.settings.patience
   }
 
-  /** Compiles the step, which creates velocities and averages; averages start as the weights themselves. */
-  async #prepare(): Promise<void> {
-    if (this.#asynchronous) this.#asynchronous.prepare({ ...this.#batches.inputs })
-    else this.#step!.executable({ ...this.#batches.inputs })
-    for (const [source, average] of this.#average?.entries() ?? []) {
-      if (this.#started.has(average)) continue
-      this.#started.add(average)
-      writeState(average, await readState(source), this.options.model.executor)
-    }
-  }
-
-  /** Leaves the model with the weights that were evaluated; the run's own are in its last checkpoint. */
-  async #adoptAverage(): Promise<void> {
-    for (const [source, average] of this.#average?.entries() ?? [])
-      writeState(source, await readState(average), this.options.model.executor)
-  }
-
   /** One update, and what it took; returns the mean loss of the batch. */
   async #train(
     batch: Batch,
@@ -421,24 +346,24 @@ class Run {
   ): Promise<{ loss: number; all: StepOfAll; computeMs: number; reduceMs?: number; exposedMs?: number }> {
     const since = performance.now()
     const { accumulate, batch: size } = this.settings
-    const decay = this.#average?.decay(this.#state.step) ?? 0
+    const decay = this.#stepper.decay(this.#state.step)
     const { rank, size: ranks } = this.team
     const rows = this.#batches.rows
     const known = this.#batches.labels(batch).slice(0, rows * accumulate)
     let [total, correct, part] = [0, 0, 0]
     for (const inputs of this.#batches.parts(batch)) {
       const sample = this.#state.sample + rank * (size / ranks) + part * rows
-      const { value, flag, scores } = await this.#run(inputs, { rate, decay, sample, part })
-      correct += countTop1(scores, accumulate === 1 ? known : known.slice(part * rows, (part + 1) * rows))
-      if (flag === 0)
-        throw this.#diverged(this.#state.step + 1, Number.isFinite(value) ? 'a gradient is not finite' : `the loss is ${value}`, value)
-      total += value / accumulate
+      const { loss, finite, logits } = await this.#stepper.run(inputs, { rate, decay, sample, part })
+      correct += countTop1(logits, accumulate === 1 ? known : known.slice(part * rows, (part + 1) * rows))
+      if (finite === 0)
+        throw this.#diverged(this.#state.step + 1, Number.isFinite(loss) ? 'a gradient is not finite' : `the loss is ${loss}`, loss)
+      total += loss / accumulate
       part++
     }
     const computeMs = performance.now() - since
-    if (this.#asynchronous) {
+    if (this.#stepper.asynchronous) {
       // Every rank counts its own pictures; they are added up at the end of the epoch.
-      const all = { correct, stop: await this.#asynchronous.agreed(this.#wishes), waitMs: batch.waitMs, decodeMs: batch.decodeMs }
+      const all = { correct, stop: await this.#stepper.asynchronous.agreed(this.#wishes), waitMs: batch.waitMs, decodeMs: batch.decodeMs }
       this.#meter.add(total, correct, size / ranks)
       return { loss: total, all, computeMs }
     }
@@ -450,21 +375,10 @@ class Run {
     return { loss: total, all, computeMs, ...(reductions > 0 && { reduceMs: busySeconds * 1e3, exposedMs }) }
   }
 
-  async #run(inputs: StepInputs, at: { rate: number; decay: number; sample: number; part: number }) {
-    if (this.#asynchronous) {
-      const { loss, finite, logits } = await this.#asynchronous.step(inputs, at)
-      return { value: loss, flag: finite, scores: logits }
-    }
-    const { loss, logits, finite } = await this.#step!.run({ ...inputs }, at)
-    const read = await Promise.all([loss.data(), finite.data(), logits.data()])
-    for (const tensor of [loss, logits, finite]) tensor.dispose()
-    return { value: read[0][0]!, flag: read[1][0]!, scores: read[2] as Float32Array }
-  }
-
   /** Brings asynchronous ranks together: the same weights everywhere, the epoch's sums over all of them. */
   async #settle(): Promise<Staleness | undefined> {
-    if (!this.#asynchronous) return undefined
-    const { staleness, stop } = await this.#asynchronous.settle(this.#companions(), this.#wishes)
+    if (!this.#stepper.asynchronous) return undefined
+    const { staleness, stop } = await this.#stepper.asynchronous.settle(this.#stepper.companions, this.#wishes)
     this.#agreed ||= stop
     this.#state = { ...this.#state, ...(await this.team.sum(this.#meter.sums, this.#settled)) }
     this.#meter.restore(this.#state)
@@ -539,7 +453,7 @@ class Run {
     await this.#settle()
     yield* this.#save()
     const { step } = this.#state
-    await this.#adoptAverage()
+    await this.#stepper.adoptAverage()
     yield* this.#emit({ type: 'stopped', epoch: Math.floor(step / stepsPerEpoch) + 1, step, out: this.options.out ?? null })
   }
 
@@ -548,14 +462,13 @@ class Run {
     const out = this.#out
     if (out === undefined) return
     await this.#checkWeights()
-    await saveCheckpoint(out, model, this.#companions(), this.#state)
+    await saveCheckpoint(out, model, this.#stepper.companions, this.#state)
     this.#stored = this.#state.step
     yield* this.#emit({ type: 'checkpoint', step: this.#state.step, path: join(out, LAST) })
   }
 
   async #saveWeights(path: string): Promise<void> {
-    const tracked = this.#tracked()
-    await this.options.model.saveWeights(path, { variable: (variable) => tracked.get(variable) ?? variable })
+    await this.options.model.saveWeights(path, { variable: this.#averaged })
   }
 
   /** What the best weights make of each held-out picture, for reports. */
@@ -584,17 +497,4 @@ class Run {
       for (const callback of callbacks) await callback(event, { model, stop: () => void (this.#asked = true) })
     })()
   }
-
-  #tracked(): ReadonlyMap<Variable, Variable> {
-    return new Map(this.#average?.entries() ?? [])
-  }
-
-  #companions(): Variable[] {
-    return [...this.#optimizer.state(), ...Array.from(this.#average?.entries() ?? [], ([, average]) => average)]
-  }
 }
-
-const scoresOf = ({ images, top1, top5, loss, map }: Evaluation): Scores => ({ images, top1, top5, loss, ...(map && { map: map.map }) })
-
-const isBetter = (metric: Metric, value: number, than: number | undefined): boolean =>
-  than === undefined || (metric === 'loss' ? value < than : value > than)

@@ -31,6 +31,12 @@ describe('buckets', () => {
     ])
   })
 
+  it('the last one is small, because nothing is left to be computed beside it', () => {
+    const graph = compiled(chain([100, 100, 10, 5], 600))
+    const starts = graph.calls.filter(({ kernel }) => kernel === 'allReduceStart')
+    expect(starts.map(({ inputs }) => inputs.length)).toEqual([2, 2])
+  })
+
   it('lie side by side, in the memory of the values where nobody else reads them', () => {
     const { calls, buffers } = compiled(chain([5, 100, 7], 1 << 20))
     const start = calls.find(({ kernel }) => kernel === 'allReduceStart')!

@@ -49,15 +49,24 @@ export function bucketReductions(graph: Graph): Graph {
   return out
 }
 
+/** Of a bucket: the most that the last one has. Nothing is left to be computed beside it, so its sum is waited for in full. */
+const LAST_SHARE = 1 / 8
+
 function bucketsOf(node: Node, position: ReadonlyMap<Node, number>): Bucket[] {
   const at = (input: number) => position.get(node.inputs[input]!.node)!
   const order = node.inputs.map((_, i) => i).sort((a, b) => at(a) - at(b) || a - b)
   const most = node.attributes.bucketBytes as number
+  const bytesOf = (input: number) => byteLength(node.inputs[input]!.type)
+  let last = order.length
+  for (let bytes = 0; last > 0; last--) {
+    bytes += bytesOf(order[last - 1]!)
+    if (bytes > most * LAST_SHARE) break
+  }
   const buckets: { inputs: number[]; bytes: number }[] = []
-  for (const input of order) {
-    const bytes = byteLength(node.inputs[input]!.type)
+  for (const [i, input] of order.entries()) {
+    const bytes = bytesOf(input)
     const open = buckets.at(-1)
-    if (open && open.bytes + bytes <= most) {
+    if (open && i !== last && open.bytes + bytes <= most) {
       open.inputs.push(input)
       open.bytes += bytes
     } else buckets.push({ inputs: [input], bytes })
