@@ -32,7 +32,7 @@ describe('buckets', () => {
   })
 
   it('the last one is small, because nothing is left to be computed beside it', () => {
-    const graph = compiled(chain([100, 100, 10, 5], 600))
+    const graph = compiled(chain([100, 100, 10, 5], 1000))
     const starts = graph.calls.filter(({ kernel }) => kernel === 'allReduceStart')
     expect(starts.map(({ inputs }) => inputs.length)).toEqual([2, 2])
   })

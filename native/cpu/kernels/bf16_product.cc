@@ -111,28 +111,29 @@ void MatrixProduct::run(ThreadPool& pool, const uint16_t* left, const Fill& fill
       for (int64_t row = 0; row < end - begin; ++row) scratch[row * stride + k_] = 0;
     return scratch;
   };
-  runBlocks(pool, blocks.count(), columns_.parts, prepare, [&](int64_t block, int64_t part, const uint16_t* a) {
-    const int64_t begin = blocks.begin(block), column = columns_.begin(part) * panel, offset = begin * n_ + column;
-    Bf16Product product;
-    product.a = a;
-    product.aRow = stride;
-    product.pairs = quotientUp(k_, 2);
-    product.b = packed + 2 * column * product.pairs;
-    product.c = y + offset;
-    product.cRow = n_;
-    product.rows = blocks.end(block) - begin;
-    product.columns = std::min(n_, columns_.end(part) * panel) - column;
-    product.epilogue = epilogue;
-    if (epilogue.scale) product.epilogue.scale += column;
-    if (epilogue.shift) product.epilogue.shift += column;
-    if (epilogue.residual) product.epilogue.residual += offset;
-    if (epilogue.gate) product.epilogue.gate += offset;
-    table.product(product);
-    if (statistics_) {  // of what is stored, in columns that are still in cache
-      float* target = static_cast<float*>(workspace) + 2 * block * n_ + column;
-      table.columnMoments(product.c, n_, product.rows, product.columns, target, target + n_);
-    }
-  });
+  runBlocks(
+      pool, blocks.count(), columns_.parts, prepare, [&](int64_t block, int64_t part, const uint16_t* a, int64_t) {
+        const int64_t begin = blocks.begin(block), column = columns_.begin(part) * panel, offset = begin * n_ + column;
+        Bf16Product product;
+        product.a = a;
+        product.aRow = stride;
+        product.pairs = quotientUp(k_, 2);
+        product.b = packed + 2 * column * product.pairs;
+        product.c = y + offset;
+        product.cRow = n_;
+        product.rows = blocks.end(block) - begin;
+        product.columns = std::min(n_, columns_.end(part) * panel) - column;
+        product.epilogue = epilogue;
+        if (epilogue.scale) product.epilogue.scale += column;
+        if (epilogue.shift) product.epilogue.shift += column;
+        if (epilogue.residual) product.epilogue.residual += offset;
+        if (epilogue.gate) product.epilogue.gate += offset;
+        table.product(product);
+        if (statistics_) {  // of what is stored, in columns that are still in cache
+          float* target = static_cast<float*>(workspace) + 2 * block * n_ + column;
+          table.columnMoments(product.c, n_, product.rows, product.columns, target, target + n_);
+        }
+      });
   if (statistics_) combineMoments(pool, blocks_, n_, static_cast<const float*>(workspace), mean, variance);
 }
 

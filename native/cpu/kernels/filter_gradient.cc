@@ -117,8 +117,10 @@ void FilterGradient::runTask(ThreadPool& pool, int thread, int64_t task, const f
     }
     const bool fetches = part + 1 < pieces.parts && groups_ == 1;
     const int64_t next = pixel + depth, nextDepth = pieces.end(part + 1) - pieces.begin(part + 1);
-    product.upcoming[0] = {fetches && !staged_ && rows == m_ ? x + next * cin_ : nullptr, nextDepth * cin_};
-    product.upcoming[1] = {fetches && columns == n_ ? gradient + next * cout_ : nullptr, nextDepth * cout_};
+    const Upcoming upcoming[2] = {{x + next * cin_, fetches && !staged_ && rows == m_ ? nextDepth * cin_ : 0},
+                                  {gradient + next * cout_, fetches && columns == n_ ? nextDepth * cout_ : 0}};
+    product.upcoming = upcoming;
+    product.upcomingCount = 2;
     if (full) {
       product.b = right + pixel * cout_;
       product.bRow = cout_;
@@ -132,7 +134,7 @@ void FilterGradient::runTask(ThreadPool& pool, int thread, int64_t task, const f
       product.bRow = gemm.panel;
       product.c = block + full;
       product.columns = tail;
-      if (full) product.upcoming[0] = product.upcoming[1] = {};
+      if (full) product.upcomingCount = 0;
       gemm.outerProduct(product);
     }
   }

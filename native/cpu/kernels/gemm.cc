@@ -138,10 +138,35 @@ RowBlocks MatrixProduct::blocksFor(int threads) const {
                    std::clamp<int64_t>(quotientUp(count, threads) * threads, 1, quotientUp(tiles, 2)));
 }
 
-void MatrixProduct::run(ThreadPool& pool, const float* left, const Fill& fill, const float* packed, float* y,
-                        const Epilogue& epilogue, float* mean, float* variance, float* workspace) const {
+MatrixProduct::Coming MatrixProduct::Coming::part(int64_t part, int64_t parts) const {
+  Coming share = *this;
+  for (Upcoming& piece : share.pieces) {
+    const int64_t lines = piece.floats / 16, from = lines * part / parts * 16, to = lines * (part + 1) / parts * 16;
+    piece = {piece.data + from, to - from};
+  }
+  return share;
+}
+
+MatrixProduct::Coming MatrixProduct::coming(const RowBlocks& blocks, int64_t block, const Left& left, const float* y,
+                                            const Epilogue& epilogue) const {
+  Coming coming{};
+  if (block < 0) return coming;
+  const int64_t begin = blocks.begin(block), rows = blocks.end(block) - begin;
+  const auto piece = [&](const float* matrix) { return Upcoming{matrix + begin * n_, matrix ? rows * n_ : 0}; };
+  if (left.rows)
+    coming.pieces[0] = {left.rows + begin * k_, rows * k_};
+  else if (left.ahead)
+    coming.pieces[0] = left.ahead(begin, begin + rows);
+  coming.pieces[1] = piece(epilogue.residual);
+  coming.pieces[2] = piece(epilogue.gate);
+  coming.pieces[3] = piece(y);
+  return coming;
+}
+
+void MatrixProduct::run(ThreadPool& pool, const Left& left, const float* packed, float* y, const Epilogue& epilogue,
+                        float* mean, float* variance, float* workspace) const {
   if (strassen_) {
-    runStrassen(pool, fill, packed, y, epilogue);
+    runStrassen(pool, left, packed, y, epilogue);
     return;
   }
   const GemmTable& gemm = *gemm_;
@@ -150,36 +175,40 @@ void MatrixProduct::run(ThreadPool& pool, const float* left, const Fill& fill, c
   const ptrdiff_t origin = 0;
   const auto prepare = [&](int64_t block, int thread) -> const float* {
     const int64_t begin = blocks.begin(block), end = blocks.end(block);
-    if (!staged_) return left + begin * k_;
+    if (!staged_) return left.rows + begin * k_;
     auto* scratch =
         static_cast<float*>(pool.scratch(thread, static_cast<size_t>(blocks.largest() * stride) * sizeof(float)));
-    fill(begin, end, scratch);
+    left.fill(begin, end, scratch);
     return scratch;
   };
-  runBlocks(pool, blocks.count(), columns_.parts, prepare, [&](int64_t block, int64_t part, const float* a) {
-    const int64_t begin = blocks.begin(block), rows = blocks.end(block) - begin;
-    const int64_t column = columns_.begin(part) * gemm.panel;
-    Product product;
-    product.a = a;
-    product.aLine = 0;
-    product.aRow = stride;
-    product.segments = &origin;
-    product.segmentCount = 1;
-    product.depth = k_;
-    product.b = packed + column * k_;
-    product.c = y + begin * n_ + column;
-    product.cLine = 0;
-    product.cRow = n_;
-    product.lines = 1;
-    product.rows = rows;
-    product.columns = std::min(n_, columns_.end(part) * gemm.panel) - column;
-    product.epilogue = advance(epilogue, begin * n_ + column, column);
-    gemm.product(product);
-    if (statistics_) {  // of columns that are still in cache
-      float* target = workspace + 2 * block * n_ + column;
-      gemm.columnMoments(product.c, n_, rows, product.columns, target, target + n_);
-    }
-  });
+  runBlocks(pool, blocks.count(), columns_.parts, prepare,
+            [&](int64_t block, int64_t part, const float* a, int64_t following) {
+              const int64_t begin = blocks.begin(block), rows = blocks.end(block) - begin;
+              const int64_t column = columns_.begin(part) * gemm.panel;
+              const Coming pieces = coming(blocks, following, left, y, epilogue).part(part, columns_.parts);
+              Product product;
+              product.upcoming = pieces.pieces;
+              product.upcomingCount = 4;
+              product.a = a;
+              product.aLine = 0;
+              product.aRow = stride;
+              product.segments = &origin;
+              product.segmentCount = 1;
+              product.depth = k_;
+              product.b = packed + column * k_;
+              product.c = y + begin * n_ + column;
+              product.cLine = 0;
+              product.cRow = n_;
+              product.lines = 1;
+              product.rows = rows;
+              product.columns = std::min(n_, columns_.end(part) * gemm.panel) - column;
+              product.epilogue = advance(epilogue, begin * n_ + column, column);
+              gemm.product(product);
+              if (statistics_) {  // of columns that are still in cache
+                float* target = workspace + 2 * block * n_ + column;
+                gemm.columnMoments(product.c, n_, rows, product.columns, target, target + n_);
+              }
+            });
   if (statistics_) combineMoments(pool, blocks_, n_, workspace, mean, variance);
 }
 
@@ -187,20 +216,19 @@ void MatrixProduct::run(ThreadPool& pool, const float* left, const Fill& fill, c
 // beside the pair of panels that passes by. Groups are a matter of shape alone, so results do not depend on threads.
 // Columns beyond the last pair of whole panels are multiplied in the plain way, before the sums take the place of two
 // quarters of the operand.
-void MatrixProduct::runStrassen(ThreadPool& pool, const Fill& fill, const float* packed, float* y,
+void MatrixProduct::runStrassen(ThreadPool& pool, const Left& left, const float* packed, float* y,
                                 const Epilogue& epilogue) const {
   const GemmTable& gemm = *gemm_;
   const RowBlocks blocks = blocksFor(pool.threads());
   const int64_t stride = stagedRow(k_), sumStride = stagedRow(k_ / 2), groupSums = 3 * gemm.rows * sumStride;
   const int64_t pair = 2 * gemm.panel, paired = columns_.size * pair;
-  const int64_t fetchedPerGroup = 7 * (k_ / 4) * 16;  // floats
   const ptrdiff_t origin = 0;
   const auto prepare = [&](int64_t block, int thread) -> float* {
     const int64_t begin = blocks.begin(block), rows = blocks.end(block) - begin;
     const int64_t groups = quotientUp(blocks.tiles.size, blocks.tiles.parts);
     auto* a = static_cast<float*>(
         pool.scratch(thread, static_cast<size_t>(blocks.largest() * stride + groups * groupSums) * sizeof(float)));
-    fill(begin, begin + rows, a);
+    left.fill(begin, begin + rows, a);
     if (paired < n_) {
       Product product{};
       product.a = a;
@@ -223,21 +251,27 @@ void MatrixProduct::runStrassen(ThreadPool& pool, const Fill& fill, const float*
     });
     return a;
   };
-  runBlocks(pool, blocks.count(), columns_.parts, prepare, [&](int64_t block, int64_t part, const float* a) {
-    const int64_t begin = blocks.begin(block), column = part * pair;
-    const float* sums = a + blocks.largest() * stride;
-    // The next pair comes from memory while this one is multiplied, each group's share of it: a line per two steps of
-    // k.
-    const float* upcoming = packed + (column + pair) * k_;
-    int64_t left = part + 1 < columns_.parts ? pair * k_ : 0;
-    forEachGroup(blocks, block, [&](int64_t row, int64_t count) {
-      gemm.strassenProduct({a + (row - begin) * stride, stride, sums, sumStride, count, k_, packed + column * k_,
-                            y + row * n_ + column, n_, advance(epilogue, row * n_ + column, column), upcoming, left});
-      sums += groupSums;
-      upcoming += std::min(left, fetchedPerGroup);
-      left -= std::min(left, fetchedPerGroup);
-    });
-  });
+  runBlocks(
+      pool, blocks.count(), columns_.parts, prepare,
+      [&](int64_t block, int64_t part, const float* a, int64_t following) {
+        const int64_t begin = blocks.begin(block), column = part * pair;
+        const float* sums = a + blocks.largest() * stride;
+        // The next pair of panels comes from memory while this one is multiplied, and this part's share of what the
+        // next block wants; each group of rows fetches its share of both.
+        const int64_t groups = blocks.tiles.end(block) - blocks.tiles.begin(block);
+        const Upcoming panels = {packed + (column + pair) * k_, part + 1 < columns_.parts ? pair * k_ : 0};
+        const Coming pieces = coming(blocks, following, left, y, epilogue).part(part, columns_.parts);
+        int64_t group = 0;
+        forEachGroup(blocks, block, [&](int64_t row, int64_t count) {
+          const Coming share = pieces.part(group, groups);
+          const Coming panelShare = Coming{{panels}}.part(group, groups);
+          const Upcoming upcoming[] = {panelShare.pieces[0], share.pieces[0], share.pieces[1], share.pieces[3]};
+          gemm.strassenProduct({a + (row - begin) * stride, stride, sums, sumStride, count, k_, packed + column * k_,
+                                y + row * n_ + column, n_, advance(epilogue, row * n_ + column, column), upcoming, 4});
+          sums += groupSums;
+          ++group;
+        });
+      });
 }
 
 // Mean of the blocks' means, then the sum of their squared deviations from it, in float64 and in the blocks' order.

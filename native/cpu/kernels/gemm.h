@@ -115,6 +115,8 @@ class MatrixProduct {
  public:
   // Writes rows [begin, end) of the left operand at target, stagedRow(k) floats apart.
   using Fill = std::function<void(int64_t begin, int64_t end, float* target)>;
+  // What a Fill of the rows behind those of this block will read besides what it reads for them.
+  using Ahead = std::function<Upcoming(int64_t begin, int64_t end)>;
 
   MatrixProduct() = default;
   // staged: the left operand comes from a Fill. statistics: column means and variances of y are wanted. strassen: by
@@ -127,9 +129,15 @@ class MatrixProduct {
   int64_t workspaceFloats() const {
     return statistics_ ? static_cast<int64_t>(alignedFloats(2 * blocks_.count() * n_)) : 0;
   }
-  // left is null where the operand is staged. mean and variance are null without statistics.
-  void run(ThreadPool& pool, const float* left, const Fill& fill, const float* packed, float* y,
-           const Epilogue& epilogue, float* mean, float* variance, float* workspace) const;
+  // Where the rows of the left operand come from: they lie one behind the other, or `fill` writes them.
+  struct Left {
+    const float* rows = nullptr;  // null where the operand is staged
+    Fill fill;
+    Ahead ahead;  // empty: nothing is fetched for `fill`
+  };
+  // mean and variance are null without statistics.
+  void run(ThreadPool& pool, const Left& left, const float* packed, float* y, const Epilogue& epilogue, float* mean,
+           float* variance, float* workspace) const;
 
  private:
   RowBlocks blocksFor(int threads) const;
@@ -142,7 +150,15 @@ class MatrixProduct {
       work(row, (group + 1) * blocks.rows / groups.size - row);
     }
   }
-  void runStrassen(ThreadPool& pool, const Fill& fill, const float* packed, float* y, const Epilogue& epilogue) const;
+  void runStrassen(ThreadPool& pool, const Left& left, const float* packed, float* y, const Epilogue& epilogue) const;
+  // What a block will read and write: operand, residual, gate, result; nothing of a negative one. While the block
+  // before it is multiplied, each part fetches its share.
+  struct Coming {
+    Upcoming pieces[4];
+    Coming part(int64_t part, int64_t parts) const;
+  };
+  Coming coming(const RowBlocks& blocks, int64_t block, const Left& left, const float* y,
+                const Epilogue& epilogue) const;
 
   const GemmTable* gemm_ = nullptr;
   int64_t rows_ = 0, k_ = 0, n_ = 0;

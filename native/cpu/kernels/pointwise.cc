@@ -84,9 +84,10 @@ class Pointwise final : public Kernel {
       for (int64_t row = begin; row < end; ++row, target += stagedRow(k_))
         gemm_.activate(x + row * k_, target, k_, inputActivation_);
     };
-    product_.run(arguments.pool, x, fill, filter, arguments.output(), epilogue_.at(arguments),
-                 statistics_ ? arguments.output(1) : nullptr, statistics_ ? arguments.output(2) : nullptr,
-                 workspace + alignedFloats(filter_.workspaceFloats()));
+    const auto ahead = [&](int64_t begin, int64_t end) { return Upcoming{x + begin * k_, (end - begin) * k_}; };
+    product_.run(arguments.pool, {staged_ ? nullptr : x, fill, ahead}, filter, arguments.output(),
+                 epilogue_.at(arguments), statistics_ ? arguments.output(1) : nullptr,
+                 statistics_ ? arguments.output(2) : nullptr, workspace + alignedFloats(filter_.workspaceFloats()));
   }
 
  private:
@@ -126,8 +127,9 @@ class PointwiseInputGradient final : public Kernel {
     const auto fill = [&](int64_t begin, int64_t end, float* target) {
       for (int64_t row = begin; row < end; ++row, target += stagedRow(k_)) std::copy_n(gradient + row * k_, k_, target);
     };
-    product_.run(arguments.pool, gradient, fill, packed, arguments.output(), gate_.at(arguments), nullptr, nullptr,
-                 packed + alignedFloats(product_.panels().floats()));
+    const auto ahead = [&](int64_t begin, int64_t end) { return Upcoming{gradient + begin * k_, (end - begin) * k_}; };
+    product_.run(arguments.pool, {staged_ ? nullptr : gradient, fill, ahead}, packed, arguments.output(),
+                 gate_.at(arguments), nullptr, nullptr, packed + alignedFloats(product_.panels().floats()));
   }
 
  private:

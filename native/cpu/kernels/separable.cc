@@ -89,8 +89,17 @@ class SeparableConv2d final : public Kernel {
         target += pixels * stagedRow(k_);
       }
     };
-    product_.run(arguments.pool, nullptr, fill, filter, arguments.output(), epilogue_.at(arguments), nullptr, nullptr,
-                 workspace);
+    // The input row that the window's last row of taps meets: the others were read for the block before.
+    const auto ahead = [&](int64_t begin, int64_t end) -> Upcoming {
+      const int64_t below =
+          ((g.kernelHeight - 1) * g.dilationHeight - g.top) * g.width + (g.kernelWidth - 1) * g.dilationWidth - g.left;
+      const int64_t pixels = g.batch * g.height * g.width;
+      const int64_t from = std::clamp<int64_t>(begin + below, 0, pixels), to = std::min(end + below, pixels);
+      return {x + from * channels_, std::max<int64_t>(0, to - from) * channels_};
+    };
+    const bool unit = g.strideHeight == 1 && g.strideWidth == 1;
+    product_.run(arguments.pool, {nullptr, fill, unit ? ahead : MatrixProduct::Ahead()}, filter, arguments.output(),
+                 epilogue_.at(arguments), nullptr, nullptr, workspace);
   }
 
  private:

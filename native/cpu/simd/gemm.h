@@ -20,6 +20,13 @@ struct Epilogue {
   int gateActivation;
 };
 
+// Memory that later calls will read or write, fetched into L2 while a product computes: the processor's own prefetchers
+// do not know of it, and a line of 64 bytes per step of k costs nothing beside 28 multiply-adds.
+struct Upcoming {
+  const float* data;
+  ptrdiff_t floats;
+};
+
 // c[line, row, column] = epilogue(sum over segment s and k of a[line, row, s, k] * b[s * depth + k, column]).
 // A line is a run of `rows` output pixels whose left rows are `aRow` floats apart; segments are the taps of a
 // convolution, at offsets (in floats) from the row's start, and a plain product has one segment at offset 0.
@@ -33,6 +40,8 @@ struct Product {
   ptrdiff_t cLine, cRow;
   ptrdiff_t lines, rows, columns;
   Epilogue epilogue;  // pointers to the values of c's first element
+  const Upcoming* upcoming = nullptr;
+  ptrdiff_t upcomingCount = 0;
 };
 
 // c[row, column] (+)= sum over k of a[k, row] * b[k, column], both operands read where they lie: filter gradients,
@@ -47,11 +56,8 @@ struct OuterProduct {
   ptrdiff_t cRow;
   ptrdiff_t rows, columns;
   bool accumulate;
-  // Memory that the next product will read, fetched into L2 while this one computes; null: none.
-  struct Upcoming {
-    const float* data;
-    ptrdiff_t floats;
-  } upcoming[2];
+  const Upcoming* upcoming;
+  ptrdiff_t upcomingCount;
 };
 
 // The same product c[rows, 2 * panel] of two neighbouring panels by one level of Strassen's algorithm: rows, k and
@@ -67,9 +73,8 @@ struct StrassenProduct {
   float* c;
   ptrdiff_t cRow;
   Epilogue epilogue;  // pointers to the values of c's first element
-  // Memory that later products will read, fetched into L2 meanwhile; null: none.
-  const float* upcoming;
-  ptrdiff_t upcomingFloats;
+  const Upcoming* upcoming;
+  ptrdiff_t upcomingCount;
 };
 
 struct GemmTable {

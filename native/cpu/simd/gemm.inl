@@ -35,6 +35,28 @@ enum {
   kDepth = 2048,
 };
 
+enum { kLine = 64 };
+
+// Lines of upcoming memory, tile by tile.
+struct Fetch {
+  const Upcoming* piece;
+  ptrdiff_t pieces;
+  ptrdiff_t line = 0;  // of the piece
+  // Up to `most` lines: where they begin, and how many.
+  ptrdiff_t take(ptrdiff_t most, const char** lines) {
+    ptrdiff_t left = 0;
+    for (; pieces > 0; ++piece, --pieces, line = 0) {
+      left = piece->floats * static_cast<ptrdiff_t>(sizeof(float)) / kLine - line;
+      if (left > 0) break;
+    }
+    if (left <= 0 || pieces <= 0) return 0;
+    *lines = reinterpret_cast<const char*>(piece->data) + line * kLine;
+    const ptrdiff_t taken = left < most ? left : most;
+    line += taken;
+    return taken;
+  }
+};
+
 // One tile's share of a product.
 struct Tile {
   const float* a;
@@ -51,6 +73,8 @@ struct Tile {
   const float* gate;
   int activation, gateActivation;
   bool first, last;  // of the blocks that k is cut into
+  const char* next;  // lines that are fetched, one in each step of k
+  ptrdiff_t fetched;
 };
 
 inline Vector loadColumns(const float* p, ptrdiff_t n) {
@@ -130,10 +154,11 @@ void multiplyTile(const Tile& t) {
   }
   const float* b = t.b;
   const ptrdiff_t aRow = t.aRow;
+  const char* next = t.next;
+  ptrdiff_t fetched = t.fetched;
   for (ptrdiff_t s = 0; s < t.segmentCount; ++s) {
     const float* a = t.a + t.segments[s];
-    SEPCONV_UNROLL(2)
-    for (ptrdiff_t k = 0; k < t.depth; ++k, b += kPanel) {
+    const auto step = [&](ptrdiff_t k) {
       Vector right[V];
       SEPCONV_UNROLL(2)
       for (int j = 0; j < V; ++j) right[j] = load(b + j * kWidth);
@@ -143,7 +168,17 @@ void multiplyTile(const Tile& t) {
         SEPCONV_UNROLL(2)
         for (int j = 0; j < V; ++j) sum[i][j] += left * right[j];
       }
+      b += kPanel;
+    };
+    const ptrdiff_t fetching = fetched < t.depth ? fetched : t.depth;
+    fetched -= fetching;
+    ptrdiff_t k = 0;
+    for (; k < fetching; ++k, next += kLine) {
+      __builtin_prefetch(next, 0, 2);
+      step(k);
     }
+    SEPCONV_UNROLL(2)
+    for (; k < t.depth; ++k) step(k);
   }
   if (t.last) applyEpilogue(t, sum, whole);
   SEPCONV_UNROLL(16)
@@ -183,6 +218,7 @@ void product(const Product& p) {
   tile.shift = shift;
   tile.activation = p.epilogue.activation;
   tile.gateActivation = p.epilogue.gateActivation;
+  Fetch fetch{p.upcoming, p.upcomingCount};
   for (ptrdiff_t block = 0; block < groups * parts; ++block) {
     const ptrdiff_t group = block / parts, part = block % parts;
     const ptrdiff_t firstSegment = group * p.segmentCount / groups, firstDepth = part * p.depth / parts;
@@ -210,6 +246,7 @@ void product(const Product& p) {
           tile.c = p.c + offset;
           tile.residual = p.epilogue.residual ? p.epilogue.residual + offset : nullptr;
           tile.gate = p.epilogue.gate ? p.epilogue.gate + offset : nullptr;
+          tile.fetched = fetch.take(tile.segmentCount * tile.depth, &tile.next);
           functions[rows - 1](tile);
           row += rows;
         }
@@ -220,7 +257,7 @@ void product(const Product& p) {
 
 #include "strassen.inl"
 
-// One tile of an outer product. `next` walks over memory that is fetched meanwhile, a line every kFetch steps.
+// One tile of an outer product, which fetches a line every kFetch steps.
 struct OuterTile {
   const float* a;
   ptrdiff_t aRow;
@@ -233,7 +270,7 @@ struct OuterTile {
   ptrdiff_t nextStep;  // bytes: a line, or 0 where there is nothing to fetch
 };
 
-enum { kFetch = 4, kLine = 64, kRowsAhead = 8 };
+enum { kFetch = 4, kRowsAhead = 8 };
 
 __attribute__((noinline)) void copyOut(const OuterTile& t, ptrdiff_t rows, const float* edge, ptrdiff_t edgeRow) {
   for (ptrdiff_t i = 0; i < rows; ++i)
@@ -316,9 +353,7 @@ void outerProduct(const OuterProduct& p) {
   tile.depth = p.depth;
   tile.cRow = p.cRow;
   tile.accumulate = p.accumulate;
-  const ptrdiff_t fetched = p.depth / kFetch * kLine;  // bytes per tile
-  int region = 0;
-  ptrdiff_t offset = 0;
+  Fetch fetch{p.upcoming, p.upcomingCount};
   for (ptrdiff_t column = 0; column < p.columns; column += kPanel) {
     tile.columns = smaller(kPanel, p.columns - column);
     const bool narrow = tile.columns <= kWidth;
@@ -329,10 +364,8 @@ void outerProduct(const OuterProduct& p) {
       const ptrdiff_t rows = (p.rows - row) / (tiles - i);
       tile.a = p.a + row;
       tile.c = p.c + row * p.cRow + column;
-      while (region < 2 && (!p.upcoming[region].data || offset >= p.upcoming[region].floats * 4)) ++region, offset = 0;
-      tile.next = reinterpret_cast<const char*>(region < 2 ? p.upcoming[region].data : p.a) + offset;
-      tile.nextStep = region < 2 ? kLine : 0;
-      offset += region < 2 ? fetched : 0;
+      tile.next = reinterpret_cast<const char*>(p.a);
+      tile.nextStep = fetch.take(quotientUp(p.depth, kFetch), &tile.next) > 0 ? kLine : 0;
       const bool first = column == 0 || i == 0;
       (narrow ? kNarrowOuterTiles : first ? kFirstOuterTiles : kOuterTiles)[rows - 1](tile);
       row += rows;

@@ -17,8 +17,6 @@ struct StrassenTile {
   Tile tile;
   const float* other;                // right operand: b + other or b - other
   const float *from, *plus, *minus;  // sums begin with from + plus - minus, rows kPanel apart; null: 0
-  const char* next;                  // memory that is fetched into L2 meanwhile
-  ptrdiff_t nextStep;                // bytes: a line, or 0 where there is nothing to fetch
 };
 
 // Steps of k by which lines of the panels are fetched into L1 ahead of their use: an L2 that answers late would hold up
@@ -65,14 +63,13 @@ void strassenTile(const StrassenTile& t) {
     }
     b += kPanel;
   };
-  const char* next = t.next;
+  const char* next = t.tile.next;
   ptrdiff_t k = 0;
-  for (; k + 2 <= t.tile.depth; k += 2, next += t.nextStep) {
+  for (; k < t.tile.fetched; ++k, next += kLine) {
     __builtin_prefetch(next, 0, 2);
     step(k);
-    step(k + 1);
   }
-  if (k < t.tile.depth) step(k);
+  for (; k < t.tile.depth; ++k) step(k);
   if (t.tile.last) applyEpilogue(t.tile, sum, true);
   SEPCONV_UNROLL(16)
   for (int i = 0; i < R; ++i) SEPCONV_UNROLL(2)
@@ -120,7 +117,7 @@ void strassenProduct(const StrassenProduct& p) {
     shift[j] = p.epilogue.shift ? p.epilogue.shift[j] : 0;
   }
   StrassenTile t{};
-  ptrdiff_t fetched = 0;  // bytes
+  Fetch fetch{p.upcoming, p.upcomingCount};
   t.tile.depth = half;
   t.tile.columns = kPanel;
   t.tile.activation = p.epilogue.activation;
@@ -131,10 +128,9 @@ void strassenProduct(const StrassenProduct& p) {
     t.tile.aRow = row;
     t.tile.b = right;
     t.other = other;
-    t.nextStep = fetched < p.upcomingFloats * 4 ? 64 : 0;
-    t.next = reinterpret_cast<const char*>(t.nextStep ? p.upcoming : p.b) + (t.nextStep ? fetched : 0);
-    fetched += t.tile.depth / 2 * 64;
-    if (rows > 0) kStrassenTiles[sign][rows - 1](t);
+    if (rows == 0) return;
+    t.tile.fetched = fetch.take(t.tile.depth, &t.tile.next);
+    kStrassenTiles[sign][rows - 1](t);
   };
   const auto into = [&](float* sums) {
     t.tile.last = false;
