@@ -56,8 +56,18 @@ class TapConvolution {
   };
   Segments segments(const TapPhase& phase, int64_t row, int64_t pixel, int64_t originY, int64_t originX,
                     bool merge) const;
-  void runTask(ThreadPool& pool, int thread, const Plan& plan, int64_t task, const float* source, const float* packed,
+  // What a task computes.
+  struct Block {
+    const Plan* plan;
+    int64_t sample, line, lines, pixel, pixels, firstUnit, lastUnit;
+    int64_t corner;  // of the target, in floats
+  };
+  Block blockOf(int64_t task) const;
+  void runTask(ThreadPool& pool, int thread, int64_t task, int64_t following, const float* source, const float* packed,
                float* target, const Epilogue& epilogue) const;
+  // What a task reads that the task before it did not, as far as there is room, and what it writes; how many pieces.
+  static constexpr ptrdiff_t kPieces = 8;
+  ptrdiff_t coming(int64_t task, const float* source, const float* target, Upcoming (&pieces)[kPieces]) const;
   void stage(const Plan& plan, const float* source, int64_t sample, int64_t firstLine, int64_t lines,
              int64_t firstPixel, int64_t pixels, int64_t firstChannel, int64_t channels, float* scratch) const;
 
