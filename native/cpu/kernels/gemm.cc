@@ -115,8 +115,10 @@ MatrixProduct::MatrixProduct(const GemmTable& gemm, int64_t rows, int64_t k, int
                              bool strassen)
     : gemm_(&gemm), rows_(rows), k_(k), n_(n), staged_(staged), statistics_(statistics), strassen_(strassen) {
   if (strassen) {
-    const int64_t groups = quotientUp(rows, 2 * gemm.rows);
-    blocks_ = RowBlocks(rows, 2 * gemm.rows, quotientUp(groups, kBlockGroups));
+    // An even number of groups, so that two threads get as many: 361 rows are 13 groups of 28 or 14 of 26.
+    const int64_t groups = quotientUp(rows, 2 * gemm.rows), even = groups > 1 ? quotientUp(groups, 2) * 2 : 1;
+    blocks_.rows = rows;
+    blocks_.tiles = {even, quotientUp(even, kBlockGroups)};
     columns_ = {n / (2 * gemm.panel), n / (2 * gemm.panel)};
     return;
   }
@@ -134,8 +136,7 @@ MatrixProduct::MatrixProduct(const GemmTable& gemm, int64_t rows, int64_t k, int
 RowBlocks MatrixProduct::blocksFor(int threads) const {
   const int64_t tiles = blocks_.tiles.size, count = blocks_.count();
   if (statistics_ || threads == 1 || count >= 4 * threads || columns_.parts == 1) return blocks_;
-  return RowBlocks(rows_, strassen_ ? 2 * gemm_->rows : gemm_->rows,
-                   std::clamp<int64_t>(quotientUp(count, threads) * threads, 1, quotientUp(tiles, 2)));
+  return blocks_.in(std::clamp<int64_t>(quotientUp(count, threads) * threads, 1, quotientUp(tiles, 2)));
 }
 
 MatrixProduct::Coming MatrixProduct::Coming::part(int64_t part, int64_t parts) const {

@@ -28,6 +28,12 @@ struct Split {
 struct RowBlocks {
   RowBlocks() = default;
   RowBlocks(int64_t rows, int64_t tileRows, int64_t blocks) : rows(rows), tiles{quotientUp(rows, tileRows), blocks} {}
+  // The same tiles in another number of blocks.
+  RowBlocks in(int64_t blocks) const {
+    RowBlocks others = *this;
+    others.tiles.parts = blocks;
+    return others;
+  }
   int64_t count() const { return tiles.parts; }
   int64_t begin(int64_t block) const { return tiles.begin(block) * rows / tiles.size; }
   int64_t end(int64_t block) const { return tiles.end(block) * rows / tiles.size; }
