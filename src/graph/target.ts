@@ -40,8 +40,8 @@ export interface Target {
    * target has no such kernel, nor one that emits batch statistics out of separableConv2d.
    */
   recomputesSeparable?(shape: SeparableShape): boolean
-  /** Whether one kernel makes both gradients of a depthwise convolution (depthwiseConv2dGradients). */
-  readonly fusesDepthwiseGradients?: boolean
+  /** Storage types of which one kernel makes both gradients of a depthwise convolution faster (depthwiseConv2dGradients). */
+  readonly fusesDepthwiseGradients?: readonly DType[]
   /** Whether a float32 product y[rows, n] over k runs faster by one level of Strassen's algorithm. Absent: never. */
   strassenPays?(rows: number, k: number, n: number): boolean
   /** Whether an optimizer's update takes the averages of its parameters in the same call. */

@@ -50,7 +50,7 @@ describe('Xception at 299, 64 pictures, bfloat16, a training step on an H100 or 
   it('moves more without the kernel that makes both gradients of a depthwise convolution', () => {
     const apart = planModel(
       { model: 'xception', task: 'train', batch: 64, precision: 'bfloat16' },
-      { ...cudaTarget(), fusesDepthwiseGradients: false },
+      { ...cudaTarget(), fusesDepthwiseGradients: [] },
     )
     expect(traffic(apart.main.program).bytes).toBeGreaterThan(52e9)
   })

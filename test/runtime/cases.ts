@@ -73,11 +73,7 @@ export class Cases {
 export const NEVER_ALONE: ReadonlySet<string> = new Set(['batchNorm', 'reshape', 'allReduce', 'allReduceStart', 'allReduceWait'])
 
 /** Ops that passes make for the CUDA executor alone. */
-export const CUDA_ONLY: ReadonlySet<string> = new Set([
-  'separableConv2dPointwiseGradient',
-  'depthwiseConv2dGradients',
-  'batchNormInputGradient',
-])
+export const CUDA_ONLY: ReadonlySet<string> = new Set(['separableConv2dPointwiseGradient'])
 
 /** Inputs that are stored like the activations; the others are float32 per channel. */
 export const STORED: Readonly<Record<string, readonly number[]>> = {

@@ -1,4 +1,5 @@
-// batchNormStatistics, batchNormCoefficients, scaleShift, batchNormGradient over [rows, c]. Rows are cut into blocks of
+// batchNormStatistics, batchNormCoefficients, scaleShift, batchNormGradient and its second half alone,
+// batchNormInputGradient, over [rows, c]. Rows are cut into blocks of
 // about 64 KB by shape alone; block results are combined in float64 in their order (Chan et al. 1979), so the bits do
 // not depend on the number of threads. Activations are float32 or bfloat16. All are bound by memory: statistics read x
 // once (its second pass hits the cache), the gradient reads x and dy twice and writes dx once.
@@ -196,6 +197,45 @@ class BatchNormGradient : public Kernel {
   double epsilon_;
 };
 
+class BatchNormInputGradient : public Kernel {
+ public:
+  explicit BatchNormInputGradient(const CallDescription& call)
+      : blocks_(activations(call, 0, "dy")), epsilon_(call.attributes.number("epsilon")) {
+    expectOperands(call, 6, 1);
+    expectType(call, "x", activations(call, 1, "x"), call.input(0));
+    for (size_t i = 2; i < 7; ++i) expectChannels(call, i, "mean, variance, dgamma, dbeta or gamma", blocks_.channels);
+    expectType(call, "dx", call.outputs[0], call.input(0));
+  }
+  // Three coefficients per channel.
+  size_t workspaceBytes() const override { return static_cast<size_t>(3 * blocks_.channels) * 4; }
+  void run(const Arguments& arguments) const override {
+    const float *mean = arguments.input(2), *variance = arguments.input(3), *dgamma = arguments.input(4),
+                *dbeta = arguments.input(5), *gamma = arguments.input(6);
+    const int64_t c = blocks_.channels;
+    float *a = static_cast<float*>(arguments.workspace), *b = a + c, *d = b + c;
+    const auto rows = static_cast<double>(blocks_.rows);
+    for (int64_t j = 0; j < c; ++j) {
+      const double inverse = 1 / std::sqrt(variance[j] + epsilon_), scale = (gamma ? gamma[j] : 1.0) * inverse;
+      a[j] = static_cast<float>(scale);
+      b[j] = static_cast<float>(-scale * inverse * dgamma[j] / rows);
+      d[j] = static_cast<float>(-scale * dbeta[j] / rows);
+    }
+    arguments.pool.run(blocks_.count, [&](int64_t block, int) {
+      const int64_t start = blocks_.start(block), count = blocks_.rowsOf(block);
+      if (blocks_.half)
+        simd().bf16->gradientApply(arguments.input<uint16_t>(0) + start, arguments.input<uint16_t>(1) + start, mean, a,
+                                   b, d, count, c, arguments.output<uint16_t>() + start);
+      else
+        simd().normalisation.gradientApply(arguments.input(0) + start, arguments.input(1) + start, mean, a, b, d, count,
+                                           c, arguments.output() + start);
+    });
+  }
+
+ private:
+  Blocks blocks_;
+  double epsilon_;
+};
+
 template <class K>
 std::unique_ptr<Kernel> make(const CallDescription& call) {
   return std::make_unique<K>(call);
@@ -208,6 +248,7 @@ void registerNormalisationKernels(Registry& registry) {
   registry["batchNormCoefficients"] = make<BatchNormCoefficients>;
   registry["scaleShift"] = make<ScaleShift>;
   registry["batchNormGradient"] = make<BatchNormGradient>;
+  registry["batchNormInputGradient"] = make<BatchNormInputGradient>;
 }
 
 }  // namespace sepconv::cpu

@@ -25,6 +25,7 @@ const std::unordered_map<std::string, Stored>& storedOperands() {
       {"conv2dFilterGradient", {{0, 1}, false}},
       {"depthwiseConv2dInputGradient", {{0, 1, 2}, true}},
       {"depthwiseConv2dFilterGradient", {{0, 1}, false}},
+      {"depthwiseConv2dGradients", {{0, 1, 2, 5}, true}},
       {"maxPool2dGradient", {{0, 1}, true}},
       {"avgPool2d", {{0}, true}},
       {"avgPool2dGradient", {{0}, true}},
@@ -106,9 +107,19 @@ class ViaFloat32 final : public Kernel {
 // Whether the kernel takes bfloat16 as it is: it looks at sizes of elements alone, or works block by block through
 // FloatBlocks.
 bool takesHalf(const CallDescription& call) {
-  static const std::unordered_set<std::string> names = {
-      "cast",        "copy",  "concat",        "slice",      "transpose",         "pad",
-      "broadcastTo", "unary", "unaryGradient", "scaleShift", "batchNormGradient", "batchNormStatistics"};
+  static const std::unordered_set<std::string> names = {"cast",
+                                                        "copy",
+                                                        "concat",
+                                                        "slice",
+                                                        "transpose",
+                                                        "pad",
+                                                        "broadcastTo",
+                                                        "unary",
+                                                        "unaryGradient",
+                                                        "scaleShift",
+                                                        "batchNormGradient",
+                                                        "batchNormInputGradient",
+                                                        "batchNormStatistics"};
   if (call.kernel != "binary") return names.count(call.kernel) > 0;
   return call.has(0) && call.has(1) && call.input(0).shape == call.input(1).shape;
 }

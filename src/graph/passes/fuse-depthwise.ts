@@ -11,6 +11,7 @@ import { definitionOf, Graph, type Node, type Value } from '../graph.js'
 import { opDefinition } from '../op.js'
 import { copyLeaf, eliminateDeadCode, inputNamed, readers, withInputs } from '../rewrite.js'
 import type { Target } from '../target.js'
+import type { DType } from '../types.js'
 
 const NAME = 'depthwiseConv2dGradients'
 
@@ -27,8 +28,7 @@ interface Pair {
 }
 
 export function fuseDepthwiseGradients(graph: Graph, target: Target): Graph {
-  if (!target.fusesDepthwiseGradients) return graph
-  const pairs = findPairs(graph)
+  const pairs = findPairs(graph, target.fusesDepthwiseGradients ?? [])
   if (pairs.size === 0) return graph
   const out = new Graph()
   const map = new Map<Value, Value>()
@@ -89,12 +89,12 @@ export function fuseDepthwiseGradients(graph: Graph, target: Target): Graph {
 }
 
 /** By either node of the pair. */
-function findPairs(graph: Graph): Map<Node, Pair> {
+function findPairs(graph: Graph, dtypes: readonly DType[]): Map<Node, Pair> {
   const place = new Map(graph.nodes.map((node, i) => [node, i]))
   const readBy = readers(graph)
   const pairs = new Map<Node, Pair>()
   for (const filter of graph.nodes) {
-    if (filter.name !== 'depthwiseConv2dFilterGradient') continue
+    if (filter.name !== 'depthwiseConv2dFilterGradient' || !dtypes.includes(inputNamed(filter, 'x')!.dtype)) continue
     const gradient = inputNamed(filter, 'gradient')!
     const candidates = (readBy.get(gradient) ?? []).filter(
       (reader): reader is Node => reader?.name === 'depthwiseConv2dInputGradient' && inputNamed(reader, 'gradient') === gradient,

@@ -146,7 +146,7 @@ export const cudaTarget = (workspaceBytes: Target['workspaceBytes'] = () => 0): 
   panel: 0,
   tensorFloat: true,
   fusesAverage: true,
-  fusesDepthwiseGradients: true,
+  fusesDepthwiseGradients: ['float32', 'bfloat16'],
   fusesSeparable: (shape: SeparableShape) => separablePays(shape, false),
   recomputesSeparable: (shape: SeparableShape) => separablePays(shape, true),
   workspaceBytes,
@@ -178,6 +178,7 @@ export class NativeDeviceExecutor implements Executor {
         ? {
             ...{ name: 'cpu', dtypes: dtypes as DType[], cacheBytes, panel, workspaceBytes },
             fusesSeparable: () => true,
+            fusesDepthwiseGradients: ['float32'],
             strassenPays: (rows: number, k: number, n: number) => strassenPays(rows, k, n, panel),
           }
         : {
