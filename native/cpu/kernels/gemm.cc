@@ -179,7 +179,7 @@ void MatrixProduct::run(ThreadPool& pool, const Left& left, const float* packed,
     if (!staged_) return left.rows + begin * k_;
     auto* scratch =
         static_cast<float*>(pool.scratch(thread, static_cast<size_t>(blocks.largest() * stride) * sizeof(float)));
-    left.fill(begin, end, scratch);
+    left.fill(begin, end, scratch, {});
     return scratch;
   };
   runBlocks(pool, blocks.count(), columns_.parts, prepare,
@@ -229,9 +229,14 @@ void MatrixProduct::runStrassen(ThreadPool& pool, const Left& left, const float*
     const int64_t groups = quotientUp(blocks.tiles.size, blocks.tiles.parts);
     auto* a = static_cast<float*>(
         pool.scratch(thread, static_cast<size_t>(blocks.largest() * stride + groups * groupSums) * sizeof(float)));
-    left.fill(begin, begin + rows, a);
+    // The columns beyond the last pair are the first to be multiplied.
+    const int64_t rest = quotientUp(n_ - paired, gemm.panel) * gemm.panel * k_;
+    left.fill(begin, begin + rows, a, rest ? Upcoming{packed + paired * k_, rest} : Upcoming{packed, pair * k_});
     if (paired < n_) {
+      const Upcoming firstPair = {packed, pair * k_};
       Product product{};
+      product.upcoming = &firstPair;
+      product.upcomingCount = 1;
       product.a = a;
       product.aRow = stride;
       product.segments = &origin;

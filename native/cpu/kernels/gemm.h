@@ -119,8 +119,9 @@ void combineMoments(ThreadPool& pool, const RowBlocks& blocks, int64_t n, const 
 
 class MatrixProduct {
  public:
-  // Writes rows [begin, end) of the left operand at target, stagedRow(k) floats apart.
-  using Fill = std::function<void(int64_t begin, int64_t end, float* target)>;
+  // Writes rows [begin, end) of the left operand at target, stagedRow(k) floats apart; may fetch what is read first
+  // afterwards meanwhile.
+  using Fill = std::function<void(int64_t begin, int64_t end, float* target, Upcoming first)>;
   // What a Fill of the rows behind those of this block will read besides what it reads for them.
   using Ahead = std::function<Upcoming(int64_t begin, int64_t end)>;
 

@@ -80,7 +80,7 @@ class Pointwise final : public Kernel {
     float* workspace = static_cast<float*>(arguments.workspace);
     const float* filter = filter_.at(arguments, gemm_, workspace);
     const float* x = arguments.input(0);
-    const auto fill = [&](int64_t begin, int64_t end, float* target) {
+    const auto fill = [&](int64_t begin, int64_t end, float* target, Upcoming) {
       for (int64_t row = begin; row < end; ++row, target += stagedRow(k_))
         gemm_.activate(x + row * k_, target, k_, inputActivation_);
     };
@@ -124,7 +124,7 @@ class PointwiseInputGradient final : public Kernel {
     float* packed = static_cast<float*>(arguments.workspace);
     packTransposedPanels(arguments.pool, gemm_, arguments.input(1), k_, product_.panels(), packed);
     const float* gradient = arguments.input(0);
-    const auto fill = [&](int64_t begin, int64_t end, float* target) {
+    const auto fill = [&](int64_t begin, int64_t end, float* target, Upcoming) {
       for (int64_t row = begin; row < end; ++row, target += stagedRow(k_)) std::copy_n(gradient + row * k_, k_, target);
     };
     const auto ahead = [&](int64_t begin, int64_t end) { return Upcoming{gradient + begin * k_, (end - begin) * k_}; };

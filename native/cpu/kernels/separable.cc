@@ -72,7 +72,8 @@ class SeparableConv2d final : public Kernel {
         g.height,      g.width,        g.width * channels_, channels_,          g.kernelHeight,
         g.kernelWidth, g.strideHeight, g.strideWidth,       g.dilationHeight,   g.dilationWidth,
         g.top,         g.left,         multiplier_,         g.kernelWidth * k_, k_};
-    const auto fill = [&](int64_t begin, int64_t end, float* target) {
+    const auto fill = [&](int64_t begin, int64_t end, float* target, Upcoming first) {
+      const int64_t all = end - begin, from = begin;
       while (begin < end) {
         const int64_t column = begin % g.outWidth, line = begin / g.outWidth,
                       pixels = std::min(end - begin, g.outWidth - column);
@@ -84,6 +85,11 @@ class SeparableConv2d final : public Kernel {
         run.column = column;
         run.pixels = pixels;
         run.channels = k_;
+        const int64_t done = first.floats * (begin - from) / all,
+                      share = first.floats * (begin - from + pixels) / all - done;
+        const Upcoming upcoming = {first.data + done, share};
+        run.upcoming = &upcoming;
+        run.upcomingCount = 1;
         simd_.depthwise.run(window, operands, run);
         begin += pixels;
         target += pixels * stagedRow(k_);

@@ -7,6 +7,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "upcoming.h"
+
 namespace sepconv::cpu {
 
 // What is fixed for all runs of a call. Tap (i, j) of output pixel (row, column) reads input pixel
@@ -51,6 +53,9 @@ struct DepthwiseRun {
   const float* gate;      // null: none
   ptrdiff_t yDistance, residualDistance, gateDistance;
   ptrdiff_t row, column, pixels, channels;
+  // Fetched evenly over the run.
+  const Upcoming* upcoming = nullptr;
+  ptrdiff_t upcomingCount = 0;
 };
 
 // Adds the products of output pixels [column, column + pixels) of output row `row` with their inputs to `sums`, laid

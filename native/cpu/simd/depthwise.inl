@@ -372,6 +372,11 @@ void run(const DepthwiseWindow& w, const DepthwiseOperands& operands, const Dept
   t.residualDistance = r.residualDistance;
   t.gateDistance = r.gateDistance;
   t.hasEpilogue = operands.scale || operands.shift || r.residual || operands.activation || r.gate;
+  Fetch fetch{r.upcoming, r.upcomingCount};
+  ptrdiff_t lines = 0;  // per tile
+  for (ptrdiff_t i = 0; i < r.upcomingCount; ++i) lines += Fetch::lines(r.upcoming[i]);
+  const ptrdiff_t blocks = larger(1, (r.channels + block / 2) / block);
+  lines = (lines + tileCount * blocks - 1) / (tileCount * blocks);
   for (ptrdiff_t begin = 0; begin < r.channels; begin += block) {
     // Less than a pair of vectors left over joins the last block.
     const ptrdiff_t left = r.channels - begin, channels = left < block + 2 * kWidth * w.multiplier ? left : block;
@@ -387,6 +392,8 @@ void run(const DepthwiseWindow& w, const DepthwiseOperands& operands, const Dept
       t.y = r.y + begin + first * r.yDistance;
       t.residual = r.residual ? r.residual + begin + first * r.residualDistance : nullptr;
       t.gate = r.gate ? r.gate + begin + first * r.gateDistance : nullptr;
+      const char* next = nullptr;
+      for (ptrdiff_t n = fetch.take(lines, &next); n > 0; --n, next += kFetchedLine) __builtin_prefetch(next, 0, 2);
       const bool edge = t.column < 0 || t.column + (count - 1) * w.strideWidth + reach >= w.width;
       (edge ? tiles.edge : tiles.inner)[count - 1](t);
     }

@@ -7,6 +7,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "upcoming.h"
+
 namespace sepconv::cpu {
 
 // y = activation(sum * scale[column] + shift[column] + residual), then times gateActivation'(gate). Null: 1, 0, 0 and
@@ -18,13 +20,6 @@ struct Epilogue {
   const float* gate;
   int activation;
   int gateActivation;
-};
-
-// Memory that later calls will read or write, fetched into L2 while a product computes: the processor's own prefetchers
-// do not know of it, and a line of 64 bytes per step of k costs nothing beside 28 multiply-adds.
-struct Upcoming {
-  const float* data;
-  ptrdiff_t floats;
 };
 
 // c[line, row, column] = epilogue(sum over segment s and k of a[line, row, s, k] * b[s * depth + k, column]).

@@ -35,28 +35,6 @@ enum {
   kDepth = 2048,
 };
 
-enum { kLine = 64 };
-
-// Lines of upcoming memory, tile by tile.
-struct Fetch {
-  const Upcoming* piece;
-  ptrdiff_t pieces;
-  ptrdiff_t line = 0;  // of the piece
-  // Up to `most` lines: where they begin, and how many.
-  ptrdiff_t take(ptrdiff_t most, const char** lines) {
-    ptrdiff_t left = 0;
-    for (; pieces > 0; ++piece, --pieces, line = 0) {
-      left = piece->floats * static_cast<ptrdiff_t>(sizeof(float)) / kLine - line;
-      if (left > 0) break;
-    }
-    if (left <= 0 || pieces <= 0) return 0;
-    *lines = reinterpret_cast<const char*>(piece->data) + line * kLine;
-    const ptrdiff_t taken = left < most ? left : most;
-    line += taken;
-    return taken;
-  }
-};
-
 // One tile's share of a product.
 struct Tile {
   const float* a;
@@ -173,7 +151,7 @@ void multiplyTile(const Tile& t) {
     const ptrdiff_t fetching = fetched < t.depth ? fetched : t.depth;
     fetched -= fetching;
     ptrdiff_t k = 0;
-    for (; k < fetching; ++k, next += kLine) {
+    for (; k < fetching; ++k, next += kFetchedLine) {
       __builtin_prefetch(next, 0, 2);
       step(k);
     }
@@ -365,7 +343,7 @@ void outerProduct(const OuterProduct& p) {
       tile.a = p.a + row;
       tile.c = p.c + row * p.cRow + column;
       tile.next = reinterpret_cast<const char*>(p.a);
-      tile.nextStep = fetch.take(quotientUp(p.depth, kFetch), &tile.next) > 0 ? kLine : 0;
+      tile.nextStep = fetch.take(quotientUp(p.depth, kFetch), &tile.next) > 0 ? kFetchedLine : 0;
       const bool first = column == 0 || i == 0;
       (narrow ? kNarrowOuterTiles : first ? kFirstOuterTiles : kOuterTiles)[rows - 1](tile);
       row += rows;

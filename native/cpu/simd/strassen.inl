@@ -65,7 +65,7 @@ void strassenTile(const StrassenTile& t) {
   };
   const char* next = t.tile.next;
   ptrdiff_t k = 0;
-  for (; k < t.tile.fetched; ++k, next += kLine) {
+  for (; k < t.tile.fetched; ++k, next += kFetchedLine) {
     __builtin_prefetch(next, 0, 2);
     step(k);
   }
