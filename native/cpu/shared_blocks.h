@@ -89,4 +89,13 @@ void runBlocks(ThreadPool& pool, int64_t blocks, int64_t parts, const Prepare& p
   });
 }
 
+// work(task, thread), each thread one task after the other of a range of its own, then those that are left of others'
+// ranges: for tasks whose neighbours read the same memory.
+template <class Work>
+void runRanges(ThreadPool& pool, int64_t tasks, const Work& work) {
+  runBlocks(
+      pool, tasks, 1, [](int64_t, int thread) { return thread; },
+      [&](int64_t task, int64_t, int thread, int64_t) { work(task, thread); });
+}
+
 }  // namespace sepconv::cpu

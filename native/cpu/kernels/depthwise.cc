@@ -7,6 +7,7 @@
 #include <cmath>
 #include <numeric>
 
+#include "../shared_blocks.h"
 #include "../simd/table.h"
 #include "geometry.h"
 
@@ -116,7 +117,7 @@ class DepthwiseConv2d : public Kernel {
     const float* x = staging_.run(a.pool, operands, a.input(0), a.workspace);
     const DepthwiseWindow window = windowOf(shape_);
     const int64_t c = shape_.outChannels();
-    a.pool.run(g.batch * g.outHeight, [&](int64_t task, int) {
+    runRanges(a.pool, g.batch * g.outHeight, [&](int64_t task, int) {
       const int64_t at = task * g.outWidth * c;
       const float* residual = a.input(6) ? a.input(6) + at : nullptr;
       simd().depthwise.run(window, operands,
@@ -178,7 +179,7 @@ class DepthwiseConv2dInputGradient : public Kernel {
     gate.gateScale = a.input(3);
     gate.gateShift = a.input(4);
     gate.gateActivation = static_cast<int>(inputActivation_);
-    a.pool.run(g.batch * g.height, [&](int64_t task, int thread) {
+    runRanges(a.pool, g.batch * g.height, [&](int64_t task, int thread) {
       const int64_t image = task / g.height, row = task % g.height;
       const float* gradient = a.input(0) + image * g.outHeight * g.outWidth * cm;
       const Phase vertical = phaseOf(row % g.strideHeight, g.top, g.kernelHeight, g.strideHeight, g.dilationHeight);

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "../shared_blocks.h"
 #include "../simd/table.h"
 #include "checks.h"
 
@@ -58,7 +59,7 @@ class Pool2d : public Kernel {
   void run(const Arguments& arguments) const override {
     const float *x = arguments.input(0), *residual = maximum_ ? arguments.input(1) : nullptr;
     const Window& g = window_;
-    arguments.pool.run(g.n * g.oh, [&](int64_t task, int thread) {
+    runRanges(arguments.pool, g.n * g.oh, [&](int64_t task, int thread) {
       const int64_t image = task / g.oh, i = task % g.oh;
       auto** taps =
           static_cast<const float**>(arguments.pool.scratch(thread, static_cast<size_t>(g.kh * g.kw) * sizeof(float*)));
