@@ -8,8 +8,8 @@ std::vector<ExecutorInfo> cudaExecutors() {
   info.name = "cuda";
   info.code = "not-built";
   info.reason =
-      "this build has no CUDA kernels, because nvcc was not found when it was made; install the CUDA toolkit and run "
-      "`sepconv build`";
+      "this build has no CUDA kernels, because nvcc was not found when it was made, or SEPCONV_CUDA=0 was set; "
+      "install the CUDA toolkit and run `sepconv build`";
   return {info};
 }
 

@@ -235,7 +235,7 @@ void product(const Product& p) {
 
 #include "strassen.inl"
 
-// One tile of an outer product, which fetches a line every kFetch steps.
+// One tile of an outer product, which fetches 128 bytes of `next` every kFetch steps.
 struct OuterTile {
   const float* a;
   ptrdiff_t aRow;
@@ -245,10 +245,10 @@ struct OuterTile {
   ptrdiff_t cRow, columns;
   bool accumulate;
   const char* next;
-  ptrdiff_t nextStep;  // bytes: a line, or 0 where there is nothing to fetch
+  ptrdiff_t nextStep;  // bytes; 0 where there is nothing to fetch
 };
 
-enum { kFetch = 4, kRowsAhead = 8 };
+enum { kFetch = 4, kFetchedBytes = 2 * kFetchedLine, kRowsAhead = 8 };
 
 __attribute__((noinline)) void copyOut(const OuterTile& t, ptrdiff_t rows, const float* edge, ptrdiff_t edgeRow) {
   for (ptrdiff_t i = 0; i < rows; ++i)
@@ -292,6 +292,8 @@ inline __attribute__((always_inline)) void multiplyOuter(const OuterTile& t) {
   ptrdiff_t k = 0;
   for (; k + kFetch <= t.depth; k += kFetch, next += t.nextStep) {
     __builtin_prefetch(next, 0, 2);
+    __builtin_prefetch(next + kFetchedLine, 0, 2);
+    __builtin_prefetch(next + kFetchedBytes - 1, 0, 2);
     SEPCONV_UNROLL(4)
     for (int i = 0; i < kFetch; ++i) step();
   }
@@ -343,7 +345,11 @@ void outerProduct(const OuterProduct& p) {
       tile.a = p.a + row;
       tile.c = p.c + row * p.cRow + column;
       tile.next = reinterpret_cast<const char*>(p.a);
-      tile.nextStep = fetch.take(quotientUp(p.depth, kFetch), &tile.next) > 0 ? kFetchedLine : 0;
+      tile.nextStep = fetch.take(2 * quotientUp(p.depth, kFetch), &tile.next) > 0 ? kFetchedBytes : 0;
+      if (!tile.nextStep && column + kPanel < p.columns) {  // the next panel's rows, from this tile's share of them on
+        tile.next = reinterpret_cast<const char*>(tile.b + kPanel + i * p.depth / tiles * p.bRow);
+        tile.nextStep = p.bRow * static_cast<ptrdiff_t>(sizeof(float));
+      }
       const bool first = column == 0 || i == 0;
       (narrow ? kNarrowOuterTiles : first ? kFirstOuterTiles : kOuterTiles)[rows - 1](tile);
       row += rows;
