@@ -74,7 +74,8 @@ void blocks(ThreadPool& pool, std::mt19937& random, int rounds) {
           for (float& x : operands[static_cast<size_t>(thread)]) x = static_cast<float>(block + round);
           return operands[static_cast<size_t>(thread)].data();
         },
-        [&](int64_t block, int64_t part, const float* operand) {
+        [&](int64_t block, int64_t part, const float* operand, int64_t following) {
+          expect(following < 0 || (following == block + 1 && following < count), "the block that follows");
           results[static_cast<size_t>(block * parts + part)] = operand[part] * static_cast<float>(part + 1);
         });
     for (int64_t i = 0; i < count * parts; ++i)
