@@ -1,6 +1,6 @@
-// Sums over ranks that share memory, the way of one machine. MPI's own sum of 1 MiB over two ranks of one machine moves
-// each byte some nine times (into fragments, out of them, and through the addition); this one five times, and nothing
-// has to be fetched in small pieces by a thread that shares its core with the kernels.
+// Sums over ranks that share memory, the way of one machine. MPI's own sum moves each byte into fragments, out of them
+// and through the addition, in small pieces and by a thread that shares its core with the kernels; this one copies it
+// once and adds: 0.7 to 1.0 ms for 3.0 of 2.9 MB over two ranks, beside a training step.
 #pragma once
 #include <cstdint>
 #include <vector>

@@ -82,7 +82,7 @@ static int share(long bytes, void** segments) {
   void* own = NULL;
   int code = MPI_Win_allocate_shared((MPI_Aint)bytes, 1, MPI_INFO_NULL, local, &own, &window);
   if (code != MPI_SUCCESS) window = MPI_WIN_NULL;
-  int size = local_size();
+  const int size = local_size();
   for (int i = 0; i < size && code == MPI_SUCCESS; ++i) {
     MPI_Aint length = 0;
     int unit = 0;
@@ -91,6 +91,7 @@ static int share(long bytes, void** segments) {
   if (code == MPI_SUCCESS) code = MPI_Win_lock_all(MPI_MODE_NOCHECK, window);
   int mine = code != MPI_SUCCESS, any = 0;
   const int agreed = MPI_Allreduce(&mine, &any, 1, MPI_INT, MPI_MAX, local);
+  if (agreed != MPI_SUCCESS || any) window = MPI_WIN_NULL; /* freeing it would take all ranks */
   return agreed != MPI_SUCCESS ? agreed : code != MPI_SUCCESS ? code : any ? MPI_ERR_OTHER : 0;
 }
 

@@ -163,7 +163,8 @@ class Run {
   #newEvaluator(): Evaluator | undefined {
     const { model, data, strict = false } = this.options
     const { batch, size } = this.settings
-    const averaged = this.settings.average === 'none' ? undefined : this.#averaged
+    // Averages come with the step's first program, after this.
+    const averaged = this.settings.average === 'none' ? undefined : (variable: Variable) => this.#stepper.tracked.get(variable) ?? variable
     // Without the signal: an evaluation is finished before a run stops, so that the checkpoint after it holds the epoch's scores.
     const onScored = (scored: Scored) => void this.#scored.push(scored)
     if (data.validation.length === 0) return undefined
@@ -180,9 +181,6 @@ class Run {
     await this.#stepper.prepare(this.#batches.inputs)
     return true
   }
-
-  /** Where the weights that are scored and kept lie. */
-  readonly #averaged = (variable: Variable): Variable => this.#stepper.tracked.get(variable) ?? variable
 
   /** What the run is; freezing only where it was asked for, so that runs without it stay as they were. */
   #description() {
@@ -468,7 +466,8 @@ class Run {
   }
 
   async #saveWeights(path: string): Promise<void> {
-    await this.options.model.saveWeights(path, { variable: this.#averaged })
+    const { tracked } = this.#stepper
+    await this.options.model.saveWeights(path, { variable: (variable) => tracked.get(variable) ?? variable })
   }
 
   /** What the best weights make of each held-out picture, for reports. */

@@ -22,18 +22,20 @@ only('steps over ranks', { timeout: 120_000 }, () => {
     ['clipped', { clipNorm: 0.1 }],
     ['one bucket', { bucketBytes: 1 << 28 }],
   ])('with synchronised batch norm 2 and 4 ranks equal one process at the whole batch: %s', async (_, more) => {
-    const given = { ...settings, ...more }
-    const [one, two, four] = [
-      await json<Steps>(1, 'steps.mjs', given),
-      await json<Steps>(2, 'steps.mjs', given),
-      await json<Steps>(4, 'steps.mjs', given),
-    ]
-    for (const several of [two, four]) {
-      expect(several.same).toBe(true)
-      several.losses.forEach((loss, i) => expect(Math.abs(loss - one.losses[i]!)).toBeLessThan(2e-5))
-      // Some 5e-6, unless a value within rounding of zero takes the other side of a ReLU, which moves a beta by 1e-3.
-      expect(apart(one.weights, several.weights)).toBeLessThan(3e-3)
+    // Three starts, of which two must agree: rounding is 2e-6 to 5e-6, but where it changes which element of a window is the largest, or the
+    // side of a ReLU, weights move by 1e-3 and more (3 of 16 runs of three steps, at other places for 2 and for 4 ranks).
+    const differences = new Map<number, number[]>([2, 4].map((count) => [count, []]))
+    for (const seed of [5, 7, 8]) {
+      const given = { ...settings, ...more, model: { seed } }
+      const one = await json<Steps>(1, 'steps.mjs', given)
+      for (const [count, found] of differences) {
+        const several = await json<Steps>(count, 'steps.mjs', given)
+        expect(several.same).toBe(true)
+        several.losses.forEach((loss, i) => expect(Math.abs(loss - one.losses[i]!)).toBeLessThan(2e-5))
+        found.push(apart(one.weights, several.weights))
+      }
     }
+    for (const found of differences.values()) expect(found.sort((a, b) => a - b)[1]).toBeLessThan(3e-5)
   })
 
   it('gradients in parts: every part is summed', async () => {

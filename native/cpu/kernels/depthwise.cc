@@ -234,6 +234,25 @@ class DepthwiseConv2dInputGradient : public Kernel {
   Activation inputActivation_;
 };
 
+// Blocks of rows with partial sums of their own, cut by shape: a block is worth a task when it reads some ten times
+// what its partial sums take.
+struct SummedBlocks {
+  int64_t rows = 0, perBlock = 1, count = 0;
+  SummedBlocks() = default;
+  SummedBlocks(int64_t rows, int64_t taps, int64_t width)
+      : rows(rows),
+        perBlock(std::max<int64_t>({1, (rows + 31) / 32, 10 * taps / std::max<int64_t>(width, 1)})),
+        count((rows + perBlock - 1) / perBlock) {}
+  int64_t begin(int64_t block) const { return block * perBlock; }
+  int64_t end(int64_t block) const { return std::min(rows, (block + 1) * perBlock); }
+  // Of element i of partial sums that lie `distance` floats apart.
+  double sum(const float* partial, int64_t distance, int64_t i) const {
+    double total = 0;
+    for (int64_t block = 0; block < count; ++block) total += partial[block * distance + i];
+    return total;
+  }
+};
+
 class DepthwiseConv2dFilterGradient : public Kernel {
  public:
   explicit DepthwiseConv2dFilterGradient(const CallDescription& call)
@@ -242,15 +261,12 @@ class DepthwiseConv2dFilterGradient : public Kernel {
         staging_(shape_, inputActivation_) {
     expectVector(call, 2, "inputScale", shape_.channels);
     expectVector(call, 3, "inputShift", shape_.channels);
-    const int64_t rows = shape_.g.batch * shape_.g.outHeight;
-    // A block is worth a task when it reads some ten times what its partial sums take.
-    rowsPerBlock_ = std::max<int64_t>(1, std::max((rows + 31) / 32, 10 * shape_.g.kernelHeight * shape_.g.kernelWidth /
-                                                                        std::max<int64_t>(shape_.g.outWidth, 1)));
-    blocks_ = (rows + rowsPerBlock_ - 1) / rowsPerBlock_;
+    const Geometry& g = shape_.g;
+    blocks_ = SummedBlocks(g.batch * g.outHeight, g.kernelHeight * g.kernelWidth, g.outWidth);
     staged_ = (staging_.bytes() + 63) / 64 * 64;
   }
   size_t workspaceBytes() const override {
-    return staged_ + static_cast<size_t>(blocks_ * filterSize()) * sizeof(float);
+    return staged_ + static_cast<size_t>(blocks_.count * filterSize()) * sizeof(float);
   }
   void run(const Arguments& a) const override {
     const Geometry& g = shape_.g;
@@ -264,23 +280,18 @@ class DepthwiseConv2dFilterGradient : public Kernel {
     const DepthwiseWindow window = windowOf(shape_);
     // From the last block to the first: the input gradient of the pointwise half was written upwards, so its end is
     // still in L3, and the depthwise input gradient, which follows, starts where this stops.
-    a.pool.run(blocks_, [&](int64_t task, int) {
-      const int64_t block = blocks_ - 1 - task;
+    a.pool.run(blocks_.count, [&](int64_t task, int) {
+      const int64_t block = blocks_.count - 1 - task;
       float* sums = partial + block * size;
       std::fill(sums, sums + size, 0.0f);
-      const int64_t end = std::min((block + 1) * rowsPerBlock_, g.batch * g.outHeight);
-      for (int64_t row = block * rowsPerBlock_; row < end; ++row)
+      for (int64_t row = blocks_.begin(block); row < blocks_.end(block); ++row)
         simd().depthwise.filterGradient(
             window, operands,
             {x + row / g.outHeight * g.height * g.width * shape_.channels, a.input(1) + row * g.outWidth * cm, sums, cm,
              cm, row % g.outHeight, 0, g.outWidth, cm});
     });
     forEachChunk(a.pool, size, 1024, [&](int64_t begin, int64_t count) {
-      for (int64_t i = begin; i < begin + count; ++i) {
-        double sum = 0;
-        for (int64_t block = 0; block < blocks_; ++block) sum += partial[block * size + i];
-        a.output()[i] = static_cast<float>(sum);
-      }
+      for (int64_t i = begin; i < begin + count; ++i) a.output()[i] = static_cast<float>(blocks_.sum(partial, size, i));
     });
   }
 
@@ -298,7 +309,7 @@ class DepthwiseConv2dFilterGradient : public Kernel {
   Shape shape_;
   Activation inputActivation_;
   Staging staging_;
-  int64_t rowsPerBlock_, blocks_;
+  SummedBlocks blocks_;
   size_t staged_;
 };
 
@@ -325,13 +336,10 @@ class DepthwiseConv2dGradients : public Kernel {
     if (sums_ != call.has(7)) fail(call, "ERR_SHAPE", "mean and variance come together");
     expectType(call, "dz", call.outputs[0], call.input(0));
     for (size_t i = 2; i < call.outputs.size(); ++i) expectType(call, "sums", call.outputs[i], {DType::float32, {c}});
-    const Geometry& g = shape_.g;
-    const int64_t rows = g.batch * g.height;
-    rowsPerBlock_ = std::max<int64_t>(1, std::max((rows + 31) / 32, 90 / g.width));
-    blocks_ = (rows + rowsPerBlock_ - 1) / rowsPerBlock_;
+    blocks_ = SummedBlocks(shape_.g.batch * shape_.g.height, 9, shape_.g.width);
   }
   size_t workspaceBytes() const override {
-    return staged_ + static_cast<size_t>(blocks_ * partialFloats()) * sizeof(float);
+    return staged_ + static_cast<size_t>(blocks_.count * partialFloats()) * sizeof(float);
   }
   void run(const Arguments& a) const override {
     const Geometry& g = shape_.g;
@@ -356,14 +364,13 @@ class DepthwiseConv2dGradients : public Kernel {
                                       1,           1,          2 - g.top, 2 - g.left, 1, -3 * c, -c};
     auto* partial = reinterpret_cast<float*>(static_cast<char*>(a.workspace) + staged_);
     // From the last block to the first: the kernel before wrote the gradient upwards and left its end in L3.
-    a.pool.run(blocks_, [&](int64_t task, int thread) {
-      const int64_t block = blocks_ - 1 - task;
+    a.pool.run(blocks_.count, [&](int64_t task, int thread) {
+      const int64_t block = blocks_.count - 1 - task;
       float* dfilter = partial + block * partialFloats();
       float* moments = dfilter + 9 * c;
       std::fill(dfilter, dfilter + partialFloats(), 0.0f);
       auto* own = static_cast<float*>(a.pool.scratch(thread, static_cast<size_t>(2 * c) * sizeof(float)));
-      const int64_t end = std::min((block + 1) * rowsPerBlock_, g.batch * g.height);
-      for (int64_t line = block * rowsPerBlock_; line < end; ++line) {
+      for (int64_t line = blocks_.begin(block); line < blocks_.end(block); ++line) {
         const int64_t image = line / g.height, y = line % g.height;
         const float* slopes = gradient + image * g.outHeight * outRow;
         const float* input = x + line * row;
@@ -386,8 +393,7 @@ class DepthwiseConv2dGradients : public Kernel {
     const float* variance = a.input(7);
     forEachChunk(a.pool, partialFloats(), 1024, [&](int64_t begin, int64_t count) {
       for (int64_t i = begin; i < begin + count; ++i) {
-        double sum = 0;
-        for (int64_t block = 0; block < blocks_; ++block) sum += partial[block * partialFloats() + i];
+        const double sum = blocks_.sum(partial, partialFloats(), i);
         if (i < 9 * c)
           a.output(1)[i] = static_cast<float>(sum);
         else if (i < 10 * c)
@@ -419,7 +425,7 @@ class DepthwiseConv2dGradients : public Kernel {
   size_t staged_;
   bool sums_, own_ = false, gated_ = false;
   double epsilon_;
-  int64_t rowsPerBlock_ = 1, blocks_ = 1;
+  SummedBlocks blocks_;
 };
 
 }  // namespace

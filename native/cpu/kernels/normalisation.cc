@@ -1,8 +1,8 @@
 // batchNormStatistics, batchNormCoefficients, scaleShift, batchNormGradient and its second half alone,
-// batchNormInputGradient, over [rows, c]. Rows are cut into blocks of
-// about 64 KB by shape alone; block results are combined in float64 in their order (Chan et al. 1979), so the bits do
-// not depend on the number of threads. Activations are float32 or bfloat16. All are bound by memory: statistics read x
-// once (its second pass hits the cache), the gradient reads x and dy twice and writes dx once.
+// batchNormInputGradient, over [rows, c]. Rows are cut into blocks of about 64 KB by shape alone; block results are
+// combined in float64 in their order (Chan et al. 1979), so the bits do not depend on the number of threads.
+// Activations are float32 or bfloat16. All are bound by memory: statistics read x once (its second pass hits the
+// cache), the gradient reads x and dy twice and writes dx once.
 #include <algorithm>
 #include <cmath>
 
@@ -136,6 +136,32 @@ class ScaleShift : public Kernel {
   Activation activation_;
 };
 
+// dx = a * dy + b * (x - mean) + d, three values per channel: what the sums over dy and over dy * (x - mean) leave to
+// do.
+struct Coefficients {
+  float *a, *b, *d;
+  Coefficients(float* memory, int64_t channels) : a(memory), b(memory + channels), d(memory + 2 * channels) {}
+  void set(int64_t channel, double scale, double inverse, double sum, double product, double rows) {
+    a[channel] = static_cast<float>(scale);
+    b[channel] = static_cast<float>(-scale * inverse * inverse * product / rows);
+    d[channel] = static_cast<float>(-scale * sum / rows);
+  }
+};
+
+// Of a call whose inputs begin with dy, x and mean.
+void applyGradient(const Arguments& arguments, const Blocks& blocks, const Coefficients& by) {
+  const float* mean = arguments.input(2);
+  arguments.pool.run(blocks.count, [&](int64_t block, int) {
+    const int64_t start = blocks.start(block), rows = blocks.rowsOf(block), c = blocks.channels;
+    if (blocks.half)
+      simd().bf16->gradientApply(arguments.input<uint16_t>(0) + start, arguments.input<uint16_t>(1) + start, mean, by.a,
+                                 by.b, by.d, rows, c, arguments.output<uint16_t>() + start);
+    else
+      simd().normalisation.gradientApply(arguments.input(0) + start, arguments.input(1) + start, mean, by.a, by.b, by.d,
+                                         rows, c, arguments.output() + start);
+  });
+}
+
 class BatchNormGradient : public Kernel {
  public:
   explicit BatchNormGradient(const CallDescription& call)
@@ -152,7 +178,7 @@ class BatchNormGradient : public Kernel {
     const float *mean = arguments.input(2), *variance = arguments.input(3), *gamma = arguments.input(4);
     const int64_t c = blocks_.channels;
     auto* partial = static_cast<float*>(arguments.workspace);
-    float *a = partial + 2 * blocks_.count * c, *b = a + c, *d = b + c;
+    Coefficients coefficients(partial + 2 * blocks_.count * c, c);
     // From the last block to the first: the kernel before wrote dy upwards and left its end in L3, and the second pass
     // starts where this one stops.
     arguments.pool.run(blocks_.count, [&](int64_t task, int) {
@@ -172,24 +198,13 @@ class BatchNormGradient : public Kernel {
           sum += partial[2 * block * c + j];
           product += partial[(2 * block + 1) * c + j];
         }
-        const double inverse = 1 / std::sqrt(variance[j] + epsilon_), rows = static_cast<double>(blocks_.rows);
-        const double scale = (gamma ? gamma[j] : 1.0) * inverse;
+        const double inverse = 1 / std::sqrt(variance[j] + epsilon_), scale = (gamma ? gamma[j] : 1.0) * inverse;
         arguments.output(1)[j] = static_cast<float>(product * inverse);
         arguments.output(2)[j] = static_cast<float>(sum);
-        a[j] = static_cast<float>(scale);
-        b[j] = static_cast<float>(-scale * inverse * inverse * product / rows);
-        d[j] = static_cast<float>(-scale * sum / rows);
+        coefficients.set(j, scale, inverse, sum, product, static_cast<double>(blocks_.rows));
       }
     });
-    arguments.pool.run(blocks_.count, [&](int64_t block, int) {
-      const int64_t start = blocks_.start(block), rows = blocks_.rowsOf(block);
-      if (blocks_.half)
-        simd().bf16->gradientApply(arguments.input<uint16_t>(0) + start, arguments.input<uint16_t>(1) + start, mean, a,
-                                   b, d, rows, c, arguments.output<uint16_t>() + start);
-      else
-        simd().normalisation.gradientApply(arguments.input(0) + start, arguments.input(1) + start, mean, a, b, d, rows,
-                                           c, arguments.output() + start);
-    });
+    applyGradient(arguments, blocks_, coefficients);
   }
 
  private:
@@ -209,26 +224,15 @@ class BatchNormInputGradient : public Kernel {
   // Three coefficients per channel.
   size_t workspaceBytes() const override { return static_cast<size_t>(3 * blocks_.channels) * 4; }
   void run(const Arguments& arguments) const override {
-    const float *mean = arguments.input(2), *variance = arguments.input(3), *dgamma = arguments.input(4),
-                *dbeta = arguments.input(5), *gamma = arguments.input(6);
+    const float *variance = arguments.input(3), *dgamma = arguments.input(4), *dbeta = arguments.input(5),
+                *gamma = arguments.input(6);
     const int64_t c = blocks_.channels;
-    float *a = static_cast<float*>(arguments.workspace), *b = a + c, *d = b + c;
-    const auto rows = static_cast<double>(blocks_.rows);
+    Coefficients coefficients(static_cast<float*>(arguments.workspace), c);
     for (int64_t j = 0; j < c; ++j) {
       const double inverse = 1 / std::sqrt(variance[j] + epsilon_), scale = (gamma ? gamma[j] : 1.0) * inverse;
-      a[j] = static_cast<float>(scale);
-      b[j] = static_cast<float>(-scale * inverse * dgamma[j] / rows);
-      d[j] = static_cast<float>(-scale * dbeta[j] / rows);
+      coefficients.set(j, scale, inverse, dbeta[j], dgamma[j] / inverse, static_cast<double>(blocks_.rows));
     }
-    arguments.pool.run(blocks_.count, [&](int64_t block, int) {
-      const int64_t start = blocks_.start(block), count = blocks_.rowsOf(block);
-      if (blocks_.half)
-        simd().bf16->gradientApply(arguments.input<uint16_t>(0) + start, arguments.input<uint16_t>(1) + start, mean, a,
-                                   b, d, count, c, arguments.output<uint16_t>() + start);
-      else
-        simd().normalisation.gradientApply(arguments.input(0) + start, arguments.input(1) + start, mean, a, b, d, count,
-                                           c, arguments.output() + start);
-    });
+    applyGradient(arguments, blocks_, coefficients);
   }
 
  private:

@@ -66,15 +66,15 @@ class Pool2d : public Kernel {
       // The rows that the next output row reads for the first time come into L2 meanwhile, pixel by pixel.
       const int64_t begin = std::min((image * g.h + i * g.sh - g.top + g.kh) * g.w, g.n * g.h * g.w),
                     fetched = std::min(g.sh * g.w, g.n * g.h * g.w - begin);
-      const char* upcoming = reinterpret_cast<const char*>(x + begin * g.c);
-      const int64_t lines = fetched * g.c / 16;
+      const Upcoming upcoming = {x + begin * g.c, fetched * g.c};
+      const int64_t linesPerPixel = Fetch::lines(upcoming) / g.ow + 1;
+      Fetch fetch{&upcoming, 1};
       for (int64_t j = 0; j < g.ow; ++j) {
         int64_t count = 0;
         forEachTap(g, i, j, [&](int64_t row, int64_t column) {
           taps[count++] = x + ((image * g.h + row) * g.w + column) * g.c;
         });
-        for (int64_t line = lines * j / g.ow; line < lines * (j + 1) / g.ow; ++line)
-          __builtin_prefetch(upcoming + 64 * line, 0, 2);
+        fetch.run(linesPerPixel);
         const int64_t at = (task * g.ow + j) * g.c;
         float* y = arguments.output() + at;
         if (!maximum_)

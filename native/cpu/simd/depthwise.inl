@@ -392,8 +392,7 @@ void run(const DepthwiseWindow& w, const DepthwiseOperands& operands, const Dept
       t.y = r.y + begin + first * r.yDistance;
       t.residual = r.residual ? r.residual + begin + first * r.residualDistance : nullptr;
       t.gate = r.gate ? r.gate + begin + first * r.gateDistance : nullptr;
-      const char* next = nullptr;
-      for (ptrdiff_t n = fetch.take(lines, &next); n > 0; --n, next += kFetchedLine) __builtin_prefetch(next, 0, 2);
+      fetch.run(lines);
       const bool edge = t.column < 0 || t.column + (count - 1) * w.strideWidth + reach >= w.width;
       (edge ? tiles.edge : tiles.inner)[count - 1](t);
     }

@@ -189,7 +189,7 @@ void product(const Product& p) {
   ptrdiff_t groups = parts > 1 ? p.segmentCount : smaller(p.segmentCount, quotientUp(total, kDepth));
   if (groups == 0) groups = 1;  // a sum over nothing is zero, and has an epilogue
   alignas(64) float scale[kPanel], shift[kPanel];
-  Tile tile;
+  Tile tile{};
   tile.aRow = p.aRow;
   tile.cRow = p.cRow;
   tile.scale = scale;

@@ -33,6 +33,11 @@ struct Fetch {
     line += taken;
     return taken;
   }
+  // Fetches up to `most` lines at once.
+  void run(ptrdiff_t most) {
+    const char* next = nullptr;
+    for (ptrdiff_t n = take(most, &next); n > 0; --n, next += kFetchedLine) __builtin_prefetch(next, 0, 2);
+  }
 };
 
 }  // namespace sepconv::cpu

@@ -1,5 +1,5 @@
-// Sums over ranks of several sizes, some in one program; rank 0 prints { digest, same, wrong } as JSON: of all elements, how many differ
-// from the sum in the order of the ranks (in double precision, rounded per addition). node sums.mjs '{"lengths":[3,300000]}'
+// Sums over ranks of several sizes, some in one program; rank 0 prints { digest, same, wrong, error } as JSON: of all elements, how many differ
+// from the sum in the order of the ranks, and the largest difference over the largest addend. node sums.mjs '{"lengths":[3,300000]}'
 import { createHash } from 'node:crypto'
 import { compile, openCommunicator, tensor } from '../../../dist/index.js'
 import { allReduce } from '../../../dist/ops/allReduce.js'
@@ -25,7 +25,8 @@ const inputs = lengths.map((length) =>
     { device: 'cpu' },
   ),
 )
-let wrong = 0
+const largest = 10 ** Math.min(2, ranks.size - 1)
+let [wrong, error] = [0, 0]
 const hash = createHash('sha256')
 for (let k = 0; k < times; k++)
   for (const [n, output] of (await sum.run(...inputs)).entries()) {
@@ -36,15 +37,17 @@ for (let k = 0; k < times; k++)
       let expected = value(0, i, lengths[n])
       for (let rank = 1; rank < ranks.size; rank++) expected = Math.fround(expected + value(rank, i, lengths[n]))
       if (data[i] !== expected) wrong++
+      error = Math.max(error, Math.abs(data[i] - expected) / largest)
     }
   }
-const all = await ranks.share({ digest: hash.digest('hex'), wrong })
+const all = await ranks.share({ digest: hash.digest('hex'), wrong, error })
 if (ranks.rank === 0)
   console.log(
     JSON.stringify({
       digest: all[0].digest,
       same: all.every(({ digest }) => digest === all[0].digest),
       wrong: Math.max(...all.map((own) => own.wrong)),
+      error: Math.max(...all.map((own) => own.error)),
     }),
   )
 await ranks.close()
